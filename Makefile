@@ -1,0 +1,63 @@
+# Every target sets up what it needs in .venv; nothing by hand before but Python >= 3.11 and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# By exact version, first and alone: on an index with several builds anything else may pull CUDA's.
+TORCH  ?= torch==2.13.0
+
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-slow check format protos bench clean
+help:
+	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
+	@echo "make test       fast test suite"
+	@echo "make test-slow  real model, real processes"
+	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh"
+	@echo "make protos     regenerate proto/v1 from the .proto files"
+	@echo "make bench      benchmarks, JSON under out/bench"
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/collabedit demo
+
+test: $(VENV)/.dev
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow --timeout 900
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory protos
+	git diff --exit-code -- proto/v1
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(VENV)/.dev
+	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --grpc_python_out=src \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=src src/collabedit/proto/v1/*.proto
+
+bench: $(VENV)/.dev
+	mkdir -p out/bench
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) out .cache build dist

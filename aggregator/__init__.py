@@ -1,0 +1,1 @@
+"""The coordinator: protocol states, opening of sums, network service. It reads no edit and no model."""

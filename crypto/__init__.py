@@ -1,0 +1,1 @@
+"""Cryptography of the secure sum. Pure: no torch, no network, no protobuf."""

@@ -1,0 +1,1 @@
+"""The data owner: editing engine, protocol states, network client."""

@@ -1,0 +1,1 @@
+"""The MEMIT engine. The only code that imports torch or transformers."""

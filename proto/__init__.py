@@ -1,0 +1,1 @@
+"""The wire: domain messages, their codec, signed envelopes."""

@@ -1,0 +1,1 @@
+"""Generated protobuf code, version 1 of the wire format."""

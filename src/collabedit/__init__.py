@@ -1,0 +1,3 @@
+"""Secure aggregation for collaborative knowledge editing of language models."""
+
+__version__ = "0.1.0"

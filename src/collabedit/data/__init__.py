@@ -1,0 +1,1 @@
+"""Text and facts of the project itself, read by the demo and the tests."""
