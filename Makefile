@@ -52,7 +52,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 protos: $(VENV)/.dev
-	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --grpc_python_out=src \
+	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src \
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=src src/collabedit/proto/v1/*.proto
 
 bench: $(VENV)/.dev

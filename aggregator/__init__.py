@@ -1,1 +1,1 @@
-"""The coordinator: protocol states, opening of sums, network service. It reads no edit and no model."""
+"""The coordinator: protocol states, opening of sums, network service. It reads no edit."""

@@ -3,7 +3,7 @@
     CollabEditError                     1   anything of ours
     ├── InputError                      2   a file, flag or plan that this user can correct
     │   ├── PlanError                       the plan does not hold together
-    │   ├── KeyFileError                    a key or certificate file is missing, malformed or not ours
+    │   ├── KeyFileError                    a key or certificate file: missing, malformed, not ours
     │   ├── EditFileError                   an edits file: names file, record and field
     │   └── ModelError                      model directory missing, unknown or not the plan's
     ├── NumericError                    3   the numbers refuse: overflow, capacity, not finite
@@ -13,7 +13,7 @@
     │   ├── InvalidPublicKeyError
     │   └── InvalidShareError
     ├── ProtocolError                   5   the session cannot go on
-    │   ├── UnexpectedMessageError          a message that this state does not accept (state stays valid)
+    │   ├── UnexpectedMessageError          not accepted by this state, which stays valid
     │   ├── MalformedMessageError           bytes that are not the message they claim to be
     │   └── SessionAbortedError             the session ended early; carries an AbortReason
     ├── TransportError                  6   the network or TLS
@@ -64,7 +64,7 @@ class AbortReason(enum.IntEnum):
     INPUT_REFUSED = 16
     """A party's own input broke a bound of the plan; nothing of it was sent."""
     MERGE_FAILED = 17
-    """The opened sums do not allow a merge (not finite, not symmetric, not positive semidefinite)."""
+    """The opened sums do not allow a merge (not finite, symmetric and positive semidefinite)."""
     PARTY_LEFT = 18
     """A party ended the session on its side."""
     TIMEOUT = 19
@@ -150,7 +150,7 @@ class SessionAbortedError(ProtocolError):
 
     Attributes:
         reason: the first reason that applied.
-        culprit: name of the party at fault as in the plan, `aggregator`, or empty if nobody is known.
+        culprit: the party at fault by its name in the plan, `aggregator`, or empty if unknown.
     """
 
     def __init__(self, reason: AbortReason, detail: str, *, culprit: str = "") -> None:

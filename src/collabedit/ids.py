@@ -3,7 +3,7 @@
 from typing import NewType
 
 PartyId = NewType("PartyId", int)
-"""A party's position in the plan's list, counted from 1. Also its Shamir abscissa, hence never 0."""
+"""A party's position in the plan's list, from 1 up. Also its Shamir abscissa: never 0."""
 
 AGGREGATOR = PartyId(0)
 """The sender id of the aggregator. 0 is never a party: a share at x = 0 would be the secret."""
