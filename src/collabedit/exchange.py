@@ -1,0 +1,260 @@
+"""What travels in one task besides control messages: contribution vector, tiles, update bundle.
+
+SPEC 6. A contribution is one ring vector: the statistics of the task's layers one after the other
+(`GramSketch.to_vector`, or the dense form), cut into tiles of the plan's size. An update bundle
+holds one `LowRankUpdate` for each layer. Both ends use these functions and no others.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from collabedit.crypto.fixedpoint import FixedPoint
+from collabedit.crypto.ring import Ring
+from collabedit.errors import MalformedMessageError, NumericError
+from collabedit.ids import LayerIndex, TaskIndex
+from collabedit.plan import Layer, Plan
+from collabedit.sketch import (
+    DenseStatistics,
+    GramSketch,
+    LowRankUpdate,
+    Matrix,
+    dense_statistics,
+    expand_test_matrix,
+    merge_dense,
+    merge_sketch,
+    sketch,
+)
+
+FRAME_HEADER = struct.Struct("<4sIII")
+"""Magic, tile index, payload bytes, zero: 16 bytes, little-endian; then SHA-256, then payload."""
+
+FRAME_MAGIC = b"CET1"
+DIGEST_BYTES = 32
+FRAME_OVERHEAD = FRAME_HEADER.size + DIGEST_BYTES
+
+_BUNDLE_HEADER = struct.Struct("<4sI")
+_BUNDLE_ENTRY = struct.Struct("<IQ")
+_BUNDLE_MAGIC = b"CEB1"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One verified piece of an upload: `payload` holds whole ring elements, little-endian."""
+
+    index: int
+    payload: bytes
+    digest: bytes
+
+    def __repr__(self) -> str:
+        return f"Tile(index={self.index}, bytes={len(self.payload)})"
+
+
+def encode_frame(index: int, payload: bytes | memoryview) -> bytes:
+    """Build the frame of a tile (SPEC 6.1)."""
+    header = FRAME_HEADER.pack(FRAME_MAGIC, index, len(payload), 0)
+    return b"".join((header, hashlib.sha256(payload).digest(), payload))
+
+
+def decode_frame(frame: bytes, *, layout: "TileLayout") -> Tile:
+    """Parse and check a frame.
+
+    Raises:
+        MalformedMessageError: not a frame, wrong length for its place, or a wrong digest.
+    """
+    if len(frame) < FRAME_OVERHEAD:
+        raise MalformedMessageError(f"frame of {len(frame)} bytes is shorter than its header")
+    magic, index, size, zero = FRAME_HEADER.unpack_from(frame)
+    if magic != FRAME_MAGIC or zero != 0:
+        raise MalformedMessageError("frame does not start with CET1")
+    if index >= layout.tiles:
+        raise MalformedMessageError(f"tile {index} of {layout.tiles}")
+    payload = frame[FRAME_OVERHEAD:]
+    if size != len(payload) or size != layout.tile_bytes(index):
+        raise MalformedMessageError(
+            f"tile {index} has {len(payload)} bytes, must have {layout.tile_bytes(index)}"
+        )
+    digest = hashlib.sha256(payload).digest()
+    if digest != frame[FRAME_HEADER.size : FRAME_OVERHEAD]:
+        raise MalformedMessageError(f"tile {index} does not match its digest")
+    return Tile(index, payload, digest)
+
+
+def tiles_root(digests: Iterable[bytes]) -> bytes:
+    """Hash the tiles' digests in order: what a party signs for its whole upload (SPEC 6.1)."""
+    return hashlib.sha256(b"collabedit/v1/tiles" + b"".join(digests)).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class TileLayout:
+    """How a vector of `elements` ring elements is cut.
+
+    Attributes:
+        elements: of the whole vector.
+        element_bytes: 4 or 8.
+        per_tile: elements of every tile but the last.
+    """
+
+    elements: int
+    element_bytes: int
+    per_tile: int
+
+    @classmethod
+    def of(cls, plan: Plan, task: TaskIndex) -> "TileLayout":
+        """Return the layout of a contribution to `task`."""
+        element_bytes = plan.aggregation.ring_bits // 8
+        per_tile = plan.aggregation.tile_bytes // element_bytes
+        return cls(plan.task_length(task), element_bytes, per_tile)
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        return -(-self.elements // self.per_tile)
+
+    def bounds(self, index: int) -> slice:
+        """Return the elements of tile `index`."""
+        start = index * self.per_tile
+        return slice(start, min(start + self.per_tile, self.elements))
+
+    def tile_bytes(self, index: int) -> int:
+        """Return the payload bytes of tile `index`."""
+        bounds = self.bounds(index)
+        return (bounds.stop - bounds.start) * self.element_bytes
+
+
+def plan_encoding(plan: Plan) -> FixedPoint:
+    """Return the fixed-point encoding that the plan prescribes."""
+    return FixedPoint(
+        ring=Ring.from_bits(plan.aggregation.ring_bits),
+        fractional_bits=plan.aggregation.fractional_bits,
+        magnitude_bound=plan.aggregation.magnitude_bound,
+        parties=len(plan.federation.parties),
+    )
+
+
+def plan_test_matrix(plan: Plan, layer: Layer) -> Matrix:
+    """Expand Ω of one layer, [d', capacity]."""
+    return expand_test_matrix(
+        bytes.fromhex(plan.aggregation.test_matrix_seed),
+        layer=layer.index,
+        rows=layer.mapped,
+        columns=plan.aggregation.capacity,
+    )
+
+
+def contribution_vector(
+    plan: Plan, task: TaskIndex, statistics: Sequence[tuple[Matrix, Matrix]]
+) -> Matrix:
+    """Build one party's vector for a task from K̃ [d', n] and R [d_out, n] of each of its layers.
+
+    Raises:
+        NumericError: a number is not finite.
+        ValueError: shapes are not the plan's.
+    """
+    parts = []
+    for layer, (mapped_keys, residuals) in zip(plan.tasks[task], statistics, strict=True):
+        if len(mapped_keys) != layer.mapped or len(residuals) != layer.outputs:
+            raise ValueError(f"statistics of layer {layer.index} have another shape than the plan")
+        if plan.aggregation.statistics == "dense":
+            parts.append(dense_statistics(mapped_keys, residuals).to_vector())
+        else:
+            omega = plan_test_matrix(plan, layer)
+            parts.append(sketch(mapped_keys, residuals, omega).to_vector())
+    vector = np.concatenate(parts)
+    if not np.isfinite(vector).all():
+        raise NumericError(f"statistics of task {task} are not finite: check model and targets")
+    return vector
+
+
+def merge_vector(
+    plan: Plan, task: TaskIndex, total: Matrix, *, noise: float
+) -> dict[LayerIndex, LowRankUpdate]:
+    """Merge the opened sum of a task, layer by layer.
+
+    Args:
+        plan: the plan.
+        task: which task.
+        total: the sum over the survivors, decoded to float64.
+        noise: standard deviation of the fixed-point rounding in an entry of `total`.
+
+    Raises:
+        NumericError: the sums cannot come from honest contributions; names the layer.
+    """
+    updates = {}
+    start = 0
+    for layer in plan.tasks[task]:
+        stop = start + plan.layer_length(layer)
+        part = total[start:stop]
+        start = stop
+        try:
+            if plan.aggregation.statistics == "dense":
+                dense = DenseStatistics.from_vector(
+                    part, mapped=layer.mapped, outputs=layer.outputs
+                )
+                update = merge_dense(dense, ridge=plan.editing.ridge, noise=noise)
+            else:
+                sketched = GramSketch.from_vector(part, mapped=layer.mapped, outputs=layer.outputs)
+                update = merge_sketch(
+                    sketched,
+                    plan_test_matrix(plan, layer),
+                    ridge=plan.editing.ridge,
+                    noise=noise,
+                )
+        except NumericError as error:
+            raise NumericError(f"layer {layer.index}: {error}") from error
+        updates[LayerIndex(layer.index)] = update
+    return updates
+
+
+def encode_bundle(updates: Mapping[LayerIndex, LowRankUpdate]) -> bytes:
+    """Serialise a task's updates by ascending layer (SPEC 6.3)."""
+    parts = [_BUNDLE_HEADER.pack(_BUNDLE_MAGIC, len(updates))]
+    for layer in sorted(updates):
+        data = updates[layer].to_bytes()
+        parts += [_BUNDLE_ENTRY.pack(layer, len(data)), data]
+    return b"".join(parts)
+
+
+def bundle_limit(plan: Plan, task: TaskIndex) -> int:
+    """Return the largest size in bytes that a bundle of `task` can have."""
+    per_layer = (
+        64 + _BUNDLE_ENTRY.size + 8 * plan.rank_limit * (layer.mapped + layer.outputs)
+        for layer in plan.tasks[task]
+    )
+    return _BUNDLE_HEADER.size + sum(per_layer)
+
+
+def decode_bundle(plan: Plan, task: TaskIndex, data: bytes) -> dict[LayerIndex, LowRankUpdate]:
+    """Parse the updates of a task.
+
+    Raises:
+        MalformedMessageError: not exactly one update of the right shape for each of its layers.
+    """
+    layers = plan.tasks[task]
+    if len(data) < _BUNDLE_HEADER.size:
+        raise MalformedMessageError("update bundle is shorter than its header")
+    magic, count = _BUNDLE_HEADER.unpack_from(data)
+    if magic != _BUNDLE_MAGIC or count != len(layers):
+        raise MalformedMessageError(f"not a bundle of the task's {len(layers)} layers")
+    updates = {}
+    offset = _BUNDLE_HEADER.size
+    for layer in layers:
+        if len(data) < offset + _BUNDLE_ENTRY.size:
+            raise MalformedMessageError("update bundle ends early")
+        index, size = _BUNDLE_ENTRY.unpack_from(data, offset)
+        offset += _BUNDLE_ENTRY.size
+        if index != layer.index or offset + size > len(data):
+            raise MalformedMessageError(f"update bundle has no whole layer {layer.index}")
+        updates[LayerIndex(index)] = LowRankUpdate.from_bytes(
+            data[offset : offset + size],
+            outputs=layer.outputs,
+            mapped=layer.mapped,
+            capacity=plan.rank_limit,
+        )
+        offset += size
+    if offset != len(data):
+        raise MalformedMessageError("update bundle has trailing bytes")
+    return updates

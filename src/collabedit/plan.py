@@ -1,0 +1,341 @@
+"""The plan: the one text that all parties of a session agree on, and its digest.
+
+Whatever shapes a result is in here, because a party that computes with another template, layer or
+covariance makes the sum meaningless without any error showing. The digest goes into every signature
+of the session (SPEC 2.2), so two ends with different plans cannot exchange a single message.
+Validation happens once, at construction; code that holds a `Plan` need not check it again.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from collabedit.errors import PlanError
+from collabedit.ids import PartyId, TaskIndex
+from collabedit.sketch import OVERSAMPLING
+from collabedit.threat_model import MAXIMUM_PARTIES, MINIMUM_PARTIES, minimum_threshold
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+
+MAXIMUM_PLAN_BYTES = 1 << 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Party(_Section):
+    """One institution.
+
+    Attributes:
+        name: also the common name of its TLS certificate.
+        identity: Ed25519 public key, 32 bytes in hex; signs every message of the party.
+        max_edits: upper bound of its edits; the bounds of all parties must fit the capacity.
+    """
+
+    name: Name
+    identity: Hex32
+    max_edits: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Coordinator(_Section):
+    """The aggregator: `name` is on its TLS certificate, `identity` its Ed25519 public key."""
+
+    name: Name
+    identity: Hex32
+
+
+class Federation(_Section):
+    """Who takes part. A party's id is its position in `parties`, from 1; never reorder."""
+
+    threshold: int
+    aggregator: Coordinator
+    parties: Annotated[tuple[Party, ...], Field(min_length=MINIMUM_PARTIES, strict=False)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Federation":
+        count = len(self.parties)
+        if count > MAXIMUM_PARTIES:
+            raise ValueError(f"{count} parties, at most {MAXIMUM_PARTIES} are supported")
+        floor = minimum_threshold(count)
+        if not floor <= self.threshold <= count:
+            raise ValueError(
+                f"threshold {self.threshold} for {count} parties, must be {floor} to {count}"
+            )
+        for what, values in (
+            ("name", [p.name for p in self.parties] + [self.aggregator.name]),
+            ("identity", [p.identity for p in self.parties] + [self.aggregator.identity]),
+        ):
+            repeated = {value for value in values if values.count(value) > 1}
+            if repeated:
+                raise ValueError(f"{what} {min(repeated)} is used twice")
+        return self
+
+
+class Layer(_Section):
+    """One edited layer: `inputs` = d_in, `outputs` = d_out, `mapped` = d' of its projection."""
+
+    index: Annotated[int, Field(ge=0, le=10_000)]
+    inputs: Annotated[int, Field(ge=1, le=1 << 20)]
+    outputs: Annotated[int, Field(ge=1, le=1 << 20)]
+    mapped: Annotated[int, Field(ge=1, le=1 << 20)]
+
+
+class Model(_Section):
+    """The model that all parties hold, by digest of weights and tokenizer."""
+
+    name: str
+    architecture: str
+    dtype: Literal["float64", "float32", "bfloat16", "float16"]
+    weights: Digest
+    tokenizer: Digest
+
+
+class Targets(_Section):
+    """How each party optimises its target vectors z* (MEMIT, `compute_z`)."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    clamp_factor: Annotated[float, Field(gt=0, le=100)]
+    weight_decay: Annotated[float, Field(ge=0, le=100)]
+    kl_weight: Annotated[float, Field(ge=0, le=100)]
+    stop_loss: Annotated[float, Field(ge=0, le=10)]
+    kl_prompt: str = "{} is a"
+
+
+class Editing(_Section):
+    """The editor and everything that its statistics depend on.
+
+    Attributes:
+        editor: names the key map Φ; the aggregator ignores it.
+        schedule: `sequential` sums layer by layer, `parallel` all layers on the unedited model.
+        covariance_weight: λ of C = λE[kkᵀ].
+        covariance: digest of the covariance artefact.
+        ridge: ρ of the merge.
+        context_templates: each holds `{}` once; fixed text, never sampled.
+        layers: ascending.
+    """
+
+    editor: Literal["memit"]
+    schedule: Literal["sequential", "parallel"]
+    covariance_weight: Annotated[float, Field(gt=0)]
+    covariance: Digest
+    ridge: Annotated[float, Field(ge=0)]
+    context_templates: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1, strict=False)]
+    targets: Targets
+
+    @field_validator("context_templates")
+    @classmethod
+    def _one_placeholder(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for position, template in enumerate(templates, 1):
+            if template.count("{}") != 1 or re.sub(r"\{\}", "", template).count("{"):
+                raise ValueError(f"template {position} must hold {{}} exactly once")
+        if "{}" not in templates:
+            raise ValueError("the bare template {} must be among the context templates")
+        return templates
+
+    @field_validator("layers")
+    @classmethod
+    def _ascending(cls, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        indices = [layer.index for layer in layers]
+        if indices != sorted(set(indices)):
+            raise ValueError("layers must ascend without repeats")
+        return layers
+
+
+class Aggregation(_Section):
+    """How statistics are summed.
+
+    Attributes:
+        statistics: `sketch` sends Y and Z, `dense` S and T in full (the paper's form).
+        capacity: m, columns of Ω; at least the sum of all `max_edits` plus 8.
+        ring_bits: 64 or 32.
+        fractional_bits: f; one unit of the ring is 2^-f.
+        magnitude_bound: largest absolute value that a party may contribute.
+        tile_bytes: payload of an upload frame.
+        test_matrix_seed: 32 bytes in hex; expands to Ω.
+    """
+
+    backend: Literal["masked"]
+    statistics: Literal["sketch", "dense"]
+    capacity: Annotated[int, Field(ge=1, le=1 << 20)]
+    ring_bits: Literal[32, 64]
+    fractional_bits: Annotated[int, Field(ge=1, le=62)]
+    magnitude_bound: Annotated[float, Field(gt=0)]
+    tile_bytes: Annotated[int, Field(ge=64, le=1 << 22, multiple_of=64)]
+    test_matrix_seed: Hex32
+
+
+class Timing(_Section):
+    """How long the aggregator waits, in seconds, before a silent party counts as dropped.
+
+    Attributes:
+        join: for the first advertisement, all parties' start-up included.
+        compute: for an advertisement after a merge, while parties compute their next statistics.
+        round: for every other round.
+        liveness: without any contact, a party that a round waits for counts as gone earlier.
+    """
+
+    join: Seconds = 600.0
+    compute: Seconds = 3600.0
+    round: Seconds = 120.0
+    upload: Seconds = 3600.0
+    liveness: Seconds = 60.0
+
+
+class Plan(_Section):
+    """A validated plan. Equal plans have equal digests."""
+
+    version: Literal[1]
+    name: Name
+    federation: Federation
+    model: Model
+    editing: Editing
+    aggregation: Aggregation
+    timing: Timing = Timing()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plan":
+        edits = sum(party.max_edits for party in self.federation.parties)
+        need = edits + OVERSAMPLING
+        if self.aggregation.statistics == "sketch" and self.aggregation.capacity < need:
+            raise ValueError(
+                f"aggregation.capacity {self.aggregation.capacity} is too small: the parties may "
+                f"bring {edits} edits, which needs {need}"
+            )
+        # N·(B·2^f + 1/2) < 2^(b-1): the sum of all parties' fixed-point numbers cannot wrap.
+        largest = self.aggregation.magnitude_bound * 2.0**self.aggregation.fractional_bits + 0.5
+        if len(self.federation.parties) * largest >= 2.0 ** (self.aggregation.ring_bits - 1):
+            raise ValueError(
+                f"{len(self.federation.parties)} parties with magnitude_bound "
+                f"{self.aggregation.magnitude_bound} and {self.aggregation.fractional_bits} "
+                f"fractional bits overflow a {self.aggregation.ring_bits}-bit ring: lower one"
+            )
+        return self
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the plan's canonical JSON under a domain label (SPEC 2.1), 32 bytes."""
+        canonical = json.dumps(
+            self.model_dump(mode="json"),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=True,
+            allow_nan=False,
+        )
+        return hashlib.sha256(b"collabedit/v1/plan\n" + canonical.encode("ascii")).digest()
+
+    @property
+    def party_ids(self) -> tuple[PartyId, ...]:
+        """Ids of all parties, ascending."""
+        return tuple(PartyId(i) for i in range(1, len(self.federation.parties) + 1))
+
+    @property
+    def threshold(self) -> int:
+        """Fewest parties that any list, confirmation or sum of this plan may hold."""
+        return self.federation.threshold
+
+    def party_name(self, party: PartyId) -> str:
+        """Name of `party`; the aggregator's for 0, `#i` for an id that the plan doesn't have."""
+        if party == 0:
+            return self.federation.aggregator.name
+        if party > len(self.federation.parties):
+            return f"#{party}"
+        return self.federation.parties[party - 1].name
+
+    def party_id(self, name: str) -> PartyId:
+        """Id of the party called `name`.
+
+        Raises:
+            PlanError: the plan has no such party.
+        """
+        for party, entry in zip(self.party_ids, self.federation.parties, strict=True):
+            if entry.name == name:
+                return party
+        raise PlanError(f"the plan {self.name!r} has no party called {name!r}")
+
+    def identity(self, party: PartyId) -> bytes:
+        """Ed25519 public key of `party`, of the aggregator for 0: 32 bytes."""
+        entry = self.federation.parties[party - 1] if party else self.federation.aggregator
+        return bytes.fromhex(entry.identity)
+
+    @property
+    def tasks(self) -> tuple[tuple[Layer, ...], ...]:
+        """The layers that each secure sum covers: one each if sequential, all at once if not."""
+        if self.editing.schedule == "parallel":
+            return (self.editing.layers,)
+        return tuple((layer,) for layer in self.editing.layers)
+
+    def layer_length(self, layer: Layer) -> int:
+        """Ring elements of one layer's statistics."""
+        if self.aggregation.statistics == "dense":
+            return layer.mapped * (layer.mapped + 1) // 2 + layer.outputs * layer.mapped
+        return (layer.mapped + layer.outputs) * self.aggregation.capacity
+
+    def task_length(self, task: TaskIndex) -> int:
+        """Ring elements of one party's contribution to `task`."""
+        return sum(self.layer_length(layer) for layer in self.tasks[task])
+
+    @property
+    def rank_limit(self) -> int:
+        """Largest rank that an update of this plan may have."""
+        if self.aggregation.statistics == "sketch":
+            return self.aggregation.capacity
+        return max(layer.mapped for layer in self.editing.layers)
+
+    def to_toml(self) -> str:
+        """Write the plan as TOML that `load_plan` reads back to an equal plan."""
+        return tomli_w.dumps(self.model_dump(mode="json"), multiline_strings=False)
+
+
+def parse_plan(text: str, *, source: str) -> Plan:
+    """Read a plan from TOML.
+
+    Args:
+        text: the TOML.
+        source: file name for messages.
+
+    Raises:
+        PlanError: one line that names the file and the first field at fault.
+    """
+    try:
+        return Plan.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"{source}: not TOML: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "plan"
+        message = first["msg"].removeprefix("Value error, ")
+        raise PlanError(f"{source}: {field}: {message}") from None
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        PlanError: missing, too large, not UTF-8, not TOML or not a valid plan.
+    """
+    try:
+        if path.stat().st_size > MAXIMUM_PLAN_BYTES:
+            raise PlanError(f"{path}: larger than {MAXIMUM_PLAN_BYTES} bytes, not a plan")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PlanError(f"{path}: cannot read the plan: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{path}: not UTF-8 text") from error
+    return parse_plan(text, source=str(path))
+
+
+def format_digest(digest: bytes) -> str:
+    """Render 32 bytes as plans and logs show digests: `sha256:` and hex."""
+    return f"sha256:{digest.hex()}"
