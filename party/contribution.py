@@ -1,0 +1,52 @@
+"""r3 at a party: real vector to fixed point, masked, cut into frames.
+
+The vector is checked as a whole before the first tile is masked: a value that breaks the plan's
+bound refuses the contribution, nothing of it leaves the machine, and nothing is ever clipped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from collabedit.crypto.masking import SignedMask, mask_tile
+from collabedit.crypto.ring import RingArray, to_bytes
+from collabedit.exchange import FRAME_HEADER, FRAME_OVERHEAD, TileLayout, encode_frame, tiles_root
+from collabedit.ids import TaskIndex
+from collabedit.party.states import Uploaded
+from collabedit.plan import Plan
+
+
+@dataclass(slots=True)
+class MaskedUpload:
+    """Frames of one contribution, made one at a time as the network takes them.
+
+    Attributes:
+        encoded: fixed-point values, checked against the plan's bound, still unmasked.
+        masks: of this task.
+        layout: how the vector is cut.
+    """
+
+    encoded: RingArray = field(repr=False)
+    masks: tuple[SignedMask, ...] = field(repr=False)
+    layout: TileLayout
+    _digests: dict[int, bytes] = field(default_factory=dict, repr=False)
+
+    def frames(self) -> Iterator[bytes]:
+        """Mask and frame every tile in order. Running again gives the same bytes."""
+        for index in range(self.layout.tiles):
+            tile = self.encoded[self.layout.bounds(index)].copy()
+            mask_tile(tile, tile_index=index, masks=self.masks)
+            frame = encode_frame(index, to_bytes(tile))
+            self._digests[index] = frame[FRAME_HEADER.size : FRAME_OVERHEAD]
+            yield frame
+
+    def uploaded(self) -> Uploaded:
+        """Return the event for the state machine, once all frames were taken."""
+        root = tiles_root(self._digests[index] for index in range(self.layout.tiles))
+        return Uploaded(self.layout.elements, self.layout.tiles, root)
+
+
+def masked_upload(
+    plan: Plan, task: TaskIndex, encoded: RingArray, masks: tuple[SignedMask, ...]
+) -> MaskedUpload:
+    """Prepare the frames of an encoded contribution."""
+    return MaskedUpload(encoded, masks, TileLayout.of(plan, task))

@@ -1,0 +1,228 @@
+"""States of a party in one secure sum. A state holds what its round may know, and nothing else.
+
+    AwaitingRoster ─Roster→ AwaitingShares ─RelayShares→ AwaitingConfirmations ─Confirmed→
+    Contributing ─Uploaded→ AwaitingSurvivors ─ProposeSurvivors→ AwaitingSurvivorConfirmations
+    ─SurvivorsConfirmed→ AwaitingRelease ─Release→ FetchingUpdate ─UpdateFetched→
+    AwaitingVerification ─UpdateVerified→ Completed
+
+and from every state but the last ─Abort or a broken rule→ Aborted. Private keys live from r0 to r3,
+shares from r1 to r5; what a later round doesn't need is gone with the state that held it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from collabedit.crypto.agreement import AgreementKey
+from collabedit.crypto.masking import SignedMask
+from collabedit.crypto.rng import Randomness
+from collabedit.crypto.signing import SigningKey
+from collabedit.errors import AbortReason
+from collabedit.ids import PartyId
+from collabedit.plan import Plan
+from collabedit.proto.messages import Advertise, Context, Envelope, Packet
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSetup:
+    """What a party brings into a task and keeps through it.
+
+    Attributes:
+        plan: the plan as this party read it; its floors and bounds rule, not the aggregator's word.
+        context: plan digest, session, task, chain.
+        me: this party.
+        identity: signs everything.
+        randomness: the one door to entropy.
+    """
+
+    plan: Plan
+    context: Context
+    me: PartyId
+    identity: SigningKey = field(repr=False)
+    randomness: Randomness = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldShares:
+    """Our shares of one owner's two secrets, 33 bytes each."""
+
+    self_mask: bytes = field(repr=False)
+    mask_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingRoster:
+    """r0: our keys are advertised."""
+
+    setup: TaskSetup
+    mask_key: AgreementKey = field(repr=False)
+    seal_key: AgreementKey = field(repr=False)
+    advertisement: Envelope = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingShares:
+    """r1: our secrets are shared and sealed to everybody in the roster."""
+
+    setup: TaskSetup
+    advertisements: tuple[Envelope, ...] = field(repr=False)
+    roster: Mapping[PartyId, Advertise] = field(repr=False)
+    mask_key: AgreementKey = field(repr=False)
+    seal_key: AgreementKey = field(repr=False)
+    self_mask_seed: bytes = field(repr=False)
+    group_part: bytes = field(repr=False)
+    own_shares: HeldShares = field(repr=False)
+    commitment: Envelope = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingConfirmations:
+    """r2: we hold a share of everybody in the transcript and signed it."""
+
+    setup: TaskSetup
+    roster: Mapping[PartyId, Advertise] = field(repr=False)
+    transcript: bytes
+    shares: Mapping[PartyId, HeldShares] = field(repr=False)
+    mask_key: AgreementKey = field(repr=False)
+    self_mask_seed: bytes = field(repr=False)
+    group_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Contributing:
+    """r3: the masks are fixed; the driver masks and uploads the tiles."""
+
+    setup: TaskSetup
+    transcript: bytes
+    shares: Mapping[PartyId, HeldShares] = field(repr=False)
+    masks: tuple[SignedMask, ...] = field(repr=False)
+    group_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingSurvivors:
+    """r3 done: our contribution is out; the masks are gone."""
+
+    setup: TaskSetup
+    transcript: bytes
+    shares: Mapping[PartyId, HeldShares] = field(repr=False)
+    contribution: Envelope = field(repr=False)
+    group_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingSurvivorConfirmations:
+    """r4: we signed one survivor set."""
+
+    setup: TaskSetup
+    shares: Mapping[PartyId, HeldShares] = field(repr=False)
+    survivors: frozenset[PartyId]
+    survivor_transcript: bytes
+    group_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingRelease:
+    """r5: one share of each owner is revealed; none is kept."""
+
+    setup: TaskSetup
+    survivors: frozenset[PartyId]
+    group_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchingUpdate:
+    """r6: the update is released; the driver downloads it."""
+
+    setup: TaskSetup
+    survivors: frozenset[PartyId]
+    update_digest: bytes
+    update_bytes: int
+    sum_digest: bytes
+    group_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingVerification:
+    """r6: we signed the update that we fetched."""
+
+    setup: TaskSetup
+    survivors: frozenset[PartyId]
+    update_digest: bytes
+    sum_digest: bytes
+    group_secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Terminal: at least a threshold of parties holds the same update. No share, no key."""
+
+    survivors: frozenset[PartyId]
+    update_digest: bytes
+    sum_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """Terminal, with the first reason that applied.
+
+    Attributes:
+        reason: why.
+        culprit: who is at fault; None if that cannot be told.
+        detail: one line for people.
+        evidence: contradicting statements, if any were seen.
+    """
+
+    reason: AbortReason
+    culprit: PartyId | None
+    detail: str
+    evidence: tuple[Envelope, ...] = ()
+
+
+State: TypeAlias = (
+    AwaitingRoster
+    | AwaitingShares
+    | AwaitingConfirmations
+    | Contributing
+    | AwaitingSurvivors
+    | AwaitingSurvivorConfirmations
+    | AwaitingRelease
+    | FetchingUpdate
+    | AwaitingVerification
+    | Completed
+    | Aborted
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """Local event: every tile of the masked vector was acknowledged."""
+
+    elements: int
+    tiles: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFetched:
+    """Local event: the update was downloaded; `digest` is the SHA-256 of what came."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveSession:
+    """Local event: this party cannot go on."""
+
+    reason: AbortReason
+
+
+Event: TypeAlias = Uploaded | UpdateFetched | LeaveSession
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The state that follows, and what to send first."""
+
+    state: State
+    outbound: tuple[Packet, ...] = ()
