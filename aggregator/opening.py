@@ -1,0 +1,48 @@
+"""r5 done: from stored tiles and recovered masks to the merged update."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from collabedit.aggregator.states import Merged, MergeRefused, Opening
+from collabedit.aggregator.tiles import TileStore
+from collabedit.crypto.ring import RingArray, to_bytes
+from collabedit.errors import NumericError
+from collabedit.exchange import encode_bundle, merge_vector, plan_encoding
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTask:
+    """The released outcome of a task: the event for the state machine, and the bundle to serve.
+
+    `total` is the opened ring vector, kept for whoever records transcripts.
+    """
+
+    event: Merged
+    bundle: bytes = field(repr=False)
+    total: RingArray = field(repr=False)
+
+
+Outcome: TypeAlias = OpenedTask | MergeRefused
+
+
+def open_and_merge(state: Opening, store: TileStore) -> Outcome:
+    """Open the sum over the survivors and merge it."""
+    setup = state.progress.setup
+    encoding = plan_encoding(setup.plan)
+    total = store.open_sum(state.survivors, ring=encoding.ring, masks=state.masks)
+    # Each party rounds to a multiple of the step: N independent errors, uniform over one step.
+    noise = encoding.step * float(np.sqrt(len(state.survivors) / 12))
+    try:
+        updates = merge_vector(setup.plan, setup.context.task, encoding.decode(total), noise=noise)
+    except NumericError as error:
+        return MergeRefused(str(error))
+    bundle = encode_bundle(updates)
+    event = Merged(
+        update_digest=hashlib.sha256(bundle).digest(),
+        update_bytes=len(bundle),
+        sum_digest=hashlib.sha256(to_bytes(total)).digest(),
+    )
+    return OpenedTask(event, bundle, total)

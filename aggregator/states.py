@@ -1,0 +1,236 @@
+"""States of the aggregator in one secure sum. Each collects one round's answers.
+
+    CollectingAdvertisements → CollectingShares → CollectingConfirmations → CollectingContributions
+    → CollectingSurvivorConfirmations → CollectingUnmaskings → Opening → CollectingVerifications
+    → Completed, and from every one of them → Aborted.
+
+A round ends when everybody whom it waits for has answered or left, or when the driver closes it
+(deadline passed, or the silent ones gave no sign of life). The aggregator never holds a private
+key, a seed or an unmasked contribution; from r5 on it holds, for each party, shares of one kind.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from collabedit.crypto.masking import SignedMask
+from collabedit.crypto.signing import SigningKey
+from collabedit.errors import AbortReason
+from collabedit.ids import PartyId
+from collabedit.plan import Plan
+from collabedit.proto.messages import (
+    Advertise,
+    Context,
+    Contribute,
+    Envelope,
+    Packet,
+    ShareKeys,
+    Unmask,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSetup:
+    """What holds through a task.
+
+    Attributes:
+        plan: the plan as the operator gave it.
+        context: plan digest, session, task, chain.
+        identity: signs everything.
+        expected: whom r0 waits for: everybody in the first task, later whoever is still there.
+    """
+
+    plan: Plan
+    context: Context
+    identity: SigningKey = field(repr=False)
+    expected: frozenset[PartyId]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """A party that was waited for in `round` and did not answer, or left."""
+
+    party: PartyId
+    round: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What every collecting state carries.
+
+    Attributes:
+        setup: see there.
+        gone: left by their own word since the task began.
+        dropouts: who fell silent or left, and in which round.
+    """
+
+    setup: TaskSetup
+    gone: frozenset[PartyId] = frozenset()
+    dropouts: tuple[Dropout, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingAdvertisements:
+    """r0."""
+
+    progress: Progress
+    envelopes: Mapping[PartyId, Envelope] = field(default_factory=dict, repr=False)
+    answers: Mapping[PartyId, Advertise] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingShares:
+    """r1."""
+
+    progress: Progress
+    advertisements: tuple[Envelope, ...] = field(repr=False)
+    roster: Mapping[PartyId, Advertise] = field(repr=False)
+    packets: Mapping[PartyId, Packet] = field(default_factory=dict, repr=False)
+    answers: Mapping[PartyId, ShareKeys] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingConfirmations:
+    """r2. `sharers` maps everybody in the transcript to what they committed to."""
+
+    progress: Progress
+    roster: Mapping[PartyId, Advertise] = field(repr=False)
+    sharers: Mapping[PartyId, ShareKeys] = field(repr=False)
+    transcript: bytes
+    answers: Mapping[PartyId, Envelope] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingContributions:
+    """r3. Counts an upload only once every tile is stored and matches the signed root."""
+
+    progress: Progress
+    roster: Mapping[PartyId, Advertise] = field(repr=False)
+    sharers: Mapping[PartyId, ShareKeys] = field(repr=False)
+    transcript: bytes
+    confirmed: frozenset[PartyId]
+    envelopes: Mapping[PartyId, Envelope] = field(default_factory=dict, repr=False)
+    answers: Mapping[PartyId, Contribute] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingSurvivorConfirmations:
+    """r4."""
+
+    progress: Progress
+    roster: Mapping[PartyId, Advertise] = field(repr=False)
+    sharers: Mapping[PartyId, ShareKeys] = field(repr=False)
+    survivors: frozenset[PartyId]
+    survivor_transcript: bytes
+    answers: Mapping[PartyId, Envelope] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingUnmaskings:
+    """r5."""
+
+    progress: Progress
+    roster: Mapping[PartyId, Advertise] = field(repr=False)
+    sharers: Mapping[PartyId, ShareKeys] = field(repr=False)
+    survivors: frozenset[PartyId]
+    answers: Mapping[PartyId, Unmask] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """r5 done: the driver sums the survivors' tiles, takes these masks off, and merges.
+
+    Attributes:
+        masks: what the sum of the survivors' vectors still carries.
+        awaiting: survivors who are still there to receive the release.
+    """
+
+    progress: Progress
+    survivors: frozenset[PartyId]
+    masks: tuple[SignedMask, ...] = field(repr=False)
+    awaiting: frozenset[PartyId]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingVerifications:
+    """r6."""
+
+    progress: Progress
+    survivors: frozenset[PartyId]
+    awaiting: frozenset[PartyId]
+    update_digest: bytes
+    sum_digest: bytes
+    answers: Mapping[PartyId, Envelope] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Terminal. `present` have verified the update; they are who the next task waits for."""
+
+    survivors: frozenset[PartyId]
+    present: frozenset[PartyId]
+    update_digest: bytes
+    sum_digest: bytes
+    dropouts: tuple[Dropout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """Terminal, with the first reason that applied."""
+
+    reason: AbortReason
+    culprit: PartyId | None
+    detail: str
+    dropouts: tuple[Dropout, ...] = ()
+
+
+Collecting: TypeAlias = (
+    CollectingAdvertisements
+    | CollectingShares
+    | CollectingConfirmations
+    | CollectingContributions
+    | CollectingSurvivorConfirmations
+    | CollectingUnmaskings
+    | CollectingVerifications
+)
+State: TypeAlias = Collecting | Opening | Completed | Aborted
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """Local event: go on with who has answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Local event: the sum is opened and merged."""
+
+    update_digest: bytes
+    update_bytes: int
+    sum_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRefused:
+    """Local event: the opened sums do not allow a merge."""
+
+    detail: str
+
+
+Event: TypeAlias = RoundClosed | Merged | MergeRefused
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A packet and its receiver."""
+
+    receiver: PartyId
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The state that follows, and what to send."""
+
+    state: State
+    outbound: tuple[Outbound, ...] = ()

@@ -1,0 +1,398 @@
+"""One secure sum as the aggregator sees it: rounds r0 to r6 as pure transitions (SPEC 4).
+
+Every statement is checked here exactly as parties check it, so that one bad message costs its
+sender and nobody else: `receive` raises, the state stays, the sender is told. What the aggregator
+relays is what it received, byte for byte.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from collabedit.aggregator import states as s
+from collabedit.aggregator.unmasking import recover_masks
+from collabedit.crypto.agreement import check_public
+from collabedit.errors import AbortReason, InvalidPublicKeyError, UnexpectedMessageError
+from collabedit.ids import AGGREGATOR, PartyId
+from collabedit.proto import messages as m
+from collabedit.proto.envelope import open_envelope, sign_message
+from collabedit.proto.statements import RefusalError, roster_transcript, survivor_transcript
+
+ROUNDS: Mapping[type[s.State], str] = {
+    s.CollectingAdvertisements: "r0-advertise",
+    s.CollectingShares: "r1-share",
+    s.CollectingConfirmations: "r2-confirm",
+    s.CollectingContributions: "r3-contribute",
+    s.CollectingSurvivorConfirmations: "r4-survivors",
+    s.CollectingUnmaskings: "r5-unmask",
+    s.Opening: "r5-open",
+    s.CollectingVerifications: "r6-verify",
+}
+"""Names of the rounds, as logs, reports and metrics show them."""
+
+
+def start_task(setup: s.TaskSetup) -> s.State:
+    """Wait for advertisements of `setup.expected`."""
+    return s.CollectingAdvertisements(s.Progress(setup))
+
+
+def expected(state: s.Collecting) -> frozenset[PartyId]:
+    """Return whom this round is about, answered or not, the ones who left included."""
+    match state:
+        case s.CollectingAdvertisements():
+            return state.progress.setup.expected
+        case s.CollectingShares():
+            return frozenset(state.roster)
+        case s.CollectingConfirmations():
+            return frozenset(state.sharers)
+        case s.CollectingContributions():
+            return state.confirmed
+        case s.CollectingSurvivorConfirmations() | s.CollectingUnmaskings():
+            return state.survivors
+        case s.CollectingVerifications():
+            return state.awaiting
+
+
+def waiting_for(state: s.State) -> frozenset[PartyId]:
+    """Return who could still answer in this round."""
+    if isinstance(state, s.Opening | s.Completed | s.Aborted):
+        return frozenset()
+    return expected(state) - state.answers.keys() - state.progress.gone
+
+
+def _sign(progress: s.Progress, message: m.Message) -> m.Packet:
+    setup = progress.setup
+    envelope = sign_message(message, context=setup.context, sender=AGGREGATOR, key=setup.identity)
+    return m.Packet(envelope)
+
+
+def _to_all(
+    progress: s.Progress, receivers: frozenset[PartyId], message: m.Message
+) -> tuple[s.Outbound, ...]:
+    packet = _sign(progress, message)
+    return tuple(s.Outbound(party, packet) for party in sorted(receivers))
+
+
+def _in_order(envelopes: Mapping[PartyId, m.Envelope]) -> tuple[m.Envelope, ...]:
+    return tuple(envelopes[party] for party in sorted(envelopes))
+
+
+# Answers: one function for each round checks a statement and files it.
+
+
+def _on_advertise(
+    state: s.CollectingAdvertisements, sender: PartyId, message: m.Advertise, packet: m.Packet
+) -> s.State:
+    keys = (message.mask_public, message.seal_public)
+    others = {
+        key for answer in state.answers.values() for key in (answer.mask_public, answer.seal_public)
+    }
+    try:
+        for key in keys:
+            check_public(key)
+    except InvalidPublicKeyError as error:
+        raise RefusalError(AbortReason.INVALID_PUBLIC_KEY, str(error), culprit=sender) from error
+    if keys[0] == keys[1] or others & set(keys):
+        raise RefusalError(AbortReason.INVALID_PUBLIC_KEY, "a key is repeated", culprit=sender)
+    return replace(
+        state,
+        envelopes={**state.envelopes, sender: packet.envelope},
+        answers={**state.answers, sender: message},
+    )
+
+
+def _on_share_keys(
+    state: s.CollectingShares, sender: PartyId, message: m.ShareKeys, packet: m.Packet
+) -> s.State:
+    if message.digests.keys() != state.roster.keys() - {sender}:
+        raise RefusalError(
+            AbortReason.MALFORMED_MESSAGE, "shares are not for the roster", culprit=sender
+        )
+    digests = [hashlib.sha256(sealed).digest() for sealed in packet.attachments]
+    if digests != [message.digests[receiver] for receiver in sorted(message.digests)]:
+        raise RefusalError(
+            AbortReason.DIGEST_MISMATCH, "sealed shares do not match their digests", culprit=sender
+        )
+    return replace(
+        state,
+        packets={**state.packets, sender: packet},
+        answers={**state.answers, sender: message},
+    )
+
+
+def _on_confirm(
+    state: s.CollectingConfirmations, sender: PartyId, message: m.Confirm, packet: m.Packet
+) -> s.State:
+    if message.transcript != state.transcript:
+        raise RefusalError(AbortReason.ROSTER_FORK, "another transcript", culprit=sender)
+    return replace(state, answers={**state.answers, sender: packet.envelope})
+
+
+def _on_contribute(
+    state: s.CollectingContributions, sender: PartyId, message: m.Contribute, packet: m.Packet
+) -> s.State:
+    setup = state.progress.setup
+    if message.elements != setup.plan.task_length(setup.context.task):
+        raise RefusalError(
+            AbortReason.MALFORMED_MESSAGE,
+            f"{message.elements} elements where the plan has "
+            f"{setup.plan.task_length(setup.context.task)}",
+            culprit=sender,
+        )
+    return replace(
+        state,
+        envelopes={**state.envelopes, sender: packet.envelope},
+        answers={**state.answers, sender: message},
+    )
+
+
+def _on_confirm_survivors(
+    state: s.CollectingSurvivorConfirmations,
+    sender: PartyId,
+    message: m.ConfirmSurvivors,
+    packet: m.Packet,
+) -> s.State:
+    if message.transcript != state.survivor_transcript:
+        raise RefusalError(AbortReason.SURVIVOR_FORK, "another survivor set", culprit=sender)
+    return replace(state, answers={**state.answers, sender: packet.envelope})
+
+
+def _on_unmask(
+    state: s.CollectingUnmaskings, sender: PartyId, message: m.Unmask, _: m.Packet
+) -> s.State:
+    if message.shares.keys() != state.sharers.keys():
+        raise RefusalError(
+            AbortReason.INVALID_SHARE, "shares are not of the transcript's parties", culprit=sender
+        )
+    for owner, share in message.shares.items():
+        if isinstance(share, m.SelfMaskShare) != (owner in state.survivors):
+            raise RefusalError(
+                AbortReason.INVALID_SHARE, f"wrong kind of share of party {owner}", culprit=sender
+            )
+    return replace(state, answers={**state.answers, sender: message})
+
+
+def _on_verify(
+    state: s.CollectingVerifications, sender: PartyId, message: m.VerifyUpdate, packet: m.Packet
+) -> s.State:
+    if message.update_digest != state.update_digest:
+        raise RefusalError(AbortReason.UPDATE_FORK, "another update", culprit=sender)
+    return replace(state, answers={**state.answers, sender: packet.envelope})
+
+
+# Ends of rounds: one function for each round, given that enough parties answered.
+
+
+def _end_advertise(state: s.CollectingAdvertisements, progress: s.Progress) -> s.Step:
+    envelopes = _in_order(state.envelopes)
+    following = s.CollectingShares(progress, envelopes, dict(state.answers))
+    return s.Step(following, _to_all(progress, frozenset(state.answers), m.Roster(envelopes)))
+
+
+def _end_share(state: s.CollectingShares, progress: s.Progress) -> s.Step:
+    commitments = tuple(state.packets[party].envelope for party in sorted(state.packets))
+    relay = _sign(progress, m.RelayShares(commitments)).envelope
+    outbound = []
+    for receiver in sorted(state.answers):
+        sealed = tuple(
+            state.packets[sender].attachments[sorted(state.answers[sender].digests).index(receiver)]
+            for sender in sorted(state.answers)
+            if sender != receiver
+        )
+        outbound.append(s.Outbound(receiver, m.Packet(relay, sealed)))
+    transcript = roster_transcript(
+        progress.setup.context,
+        advertisements=state.advertisements,
+        commitments=commitments,
+    )
+    following = s.CollectingConfirmations(
+        progress,
+        {party: state.roster[party] for party in state.answers},
+        dict(state.answers),
+        transcript,
+    )
+    return s.Step(following, tuple(outbound))
+
+
+def _end_confirm(state: s.CollectingConfirmations, progress: s.Progress) -> s.Step:
+    confirmed = frozenset(state.answers)
+    following = s.CollectingContributions(
+        progress, state.roster, state.sharers, state.transcript, confirmed
+    )
+    message = m.Confirmed(_in_order(state.answers))
+    return s.Step(following, _to_all(progress, confirmed, message))
+
+
+def _end_contribute(state: s.CollectingContributions, progress: s.Progress) -> s.Step:
+    survivors = frozenset(state.answers)
+    contributions = _in_order(state.envelopes)
+    transcript = survivor_transcript(
+        progress.setup.context, roster=state.transcript, contributions=contributions
+    )
+    following = s.CollectingSurvivorConfirmations(
+        progress, state.roster, state.sharers, survivors, transcript
+    )
+    message = m.ProposeSurvivors(contributions)
+    return s.Step(following, _to_all(progress, survivors, message))
+
+
+def _end_survivors(state: s.CollectingSurvivorConfirmations, progress: s.Progress) -> s.Step:
+    following = s.CollectingUnmaskings(progress, state.roster, state.sharers, state.survivors)
+    message = m.SurvivorsConfirmed(_in_order(state.answers))
+    return s.Step(following, _to_all(progress, frozenset(state.answers), message))
+
+
+def _end_unmask(state: s.CollectingUnmaskings, progress: s.Progress) -> s.Step:
+    setup = progress.setup
+    try:
+        masks = recover_masks(
+            setup.context,
+            roster=state.roster,
+            sharers=state.sharers,
+            survivors=state.survivors,
+            revealed=state.answers,
+            threshold=setup.plan.threshold,
+        )
+    except RefusalError as refusal:
+        return _abort(state, progress, refusal)
+    return s.Step(s.Opening(progress, state.survivors, masks, frozenset(state.answers)))
+
+
+def _end_verify(state: s.CollectingVerifications, progress: s.Progress) -> s.Step:
+    present = frozenset(state.answers)
+    following = s.Completed(
+        state.survivors, present, state.update_digest, state.sum_digest, progress.dropouts
+    )
+    message = m.UpdateVerified(_in_order(state.answers))
+    return s.Step(following, _to_all(progress, present, message))
+
+
+_File: TypeAlias = Callable[[Any, PartyId, Any, m.Packet], s.State]
+MESSAGES: Mapping[tuple[type[s.State], type[m.Message]], _File] = {
+    (s.CollectingAdvertisements, m.Advertise): _on_advertise,
+    (s.CollectingShares, m.ShareKeys): _on_share_keys,
+    (s.CollectingConfirmations, m.Confirm): _on_confirm,
+    (s.CollectingContributions, m.Contribute): _on_contribute,
+    (s.CollectingSurvivorConfirmations, m.ConfirmSurvivors): _on_confirm_survivors,
+    (s.CollectingUnmaskings, m.Unmask): _on_unmask,
+    (s.CollectingVerifications, m.VerifyUpdate): _on_verify,
+}
+_ENDS: Mapping[type[s.State], Callable[[Any, s.Progress], s.Step]] = {
+    s.CollectingAdvertisements: _end_advertise,
+    s.CollectingShares: _end_share,
+    s.CollectingConfirmations: _end_confirm,
+    s.CollectingContributions: _end_contribute,
+    s.CollectingSurvivorConfirmations: _end_survivors,
+    s.CollectingUnmaskings: _end_unmask,
+    s.CollectingVerifications: _end_verify,
+}
+_TYPES = {kind: message for message, kind in m.KINDS.items()}
+
+
+def receive(state: s.State, packet: m.Packet) -> s.Step:
+    """Apply one packet of a party.
+
+    The caller has checked that the sender which the envelope names is the one who is connected.
+
+    Raises:
+        UnexpectedMessageError: not legal in `state`, a second answer, or from a party that this
+            round isn't about.
+        InvalidSignatureError: not signed by the pinned identity.
+        MalformedMessageError: not a message of this task.
+        RefusalError: it breaks a rule; the sender is the culprit.
+        In all cases `state` stays valid.
+    """
+    envelope = packet.envelope
+    kind, sender = _TYPES[envelope.kind], envelope.sender
+    if isinstance(state, s.Opening | s.Completed | s.Aborted):
+        raise UnexpectedMessageError(f"{kind.__name__} in {type(state).__name__}")
+    setup = state.progress.setup
+    if sender not in expected(state) | setup.expected:
+        raise UnexpectedMessageError(f"{kind.__name__} of party {sender}, who is not in this task")
+    if kind is m.Abort:
+        open_envelope(envelope, m.Abort, context=setup.context, identities=setup.plan.identity)
+        return _leave(state, sender)
+    file = MESSAGES.get((type(state), kind))
+    if file is None:
+        raise UnexpectedMessageError(f"{kind.__name__} in {type(state).__name__}")
+    if sender not in waiting_for(state):
+        raise UnexpectedMessageError(f"party {sender} has answered or is not in this round")
+    message = open_envelope(envelope, kind, context=setup.context, identities=setup.plan.identity)
+    filed = file(state, sender, message, packet)
+    return s.Step(filed) if waiting_for(filed) else _end_round(filed)
+
+
+def advance(state: s.State, event: s.Event) -> s.Step:
+    """Apply an event of the aggregator's own driver.
+
+    Raises:
+        UnexpectedMessageError: the event makes no sense in `state`.
+    """
+    if isinstance(state, s.Opening):
+        if isinstance(event, s.Merged):
+            release = m.Release(event.update_digest, event.update_bytes, event.sum_digest)
+            following = s.CollectingVerifications(
+                state.progress,
+                state.survivors,
+                state.awaiting,
+                event.update_digest,
+                event.sum_digest,
+            )
+            return s.Step(following, _to_all(state.progress, state.awaiting, release))
+        if isinstance(event, s.MergeRefused):
+            refusal = RefusalError(AbortReason.MERGE_FAILED, event.detail, culprit=None)
+            return _abort(state, state.progress, refusal)
+    elif isinstance(event, s.RoundClosed) and not isinstance(state, s.Completed | s.Aborted):
+        return _end_round(state)
+    raise UnexpectedMessageError(f"{type(event).__name__} in {type(state).__name__}")
+
+
+def _leave(state: s.Collecting, party: PartyId) -> s.Step:
+    progress = state.progress
+    if party in progress.gone:
+        return s.Step(state)
+    left = replace(state, progress=replace(progress, gone=progress.gone | {party}))
+    answered = left.answers.keys() - left.progress.gone
+    possible = len(waiting_for(left)) + len(answered)
+    # Whoever answered and then left still counts for this round, unless too few can go on.
+    if waiting_for(left) and possible >= progress.setup.plan.threshold:
+        return s.Step(left)
+    return _end_round(left)
+
+
+def _end_round(state: s.State) -> s.Step:
+    assert not isinstance(state, s.Opening | s.Completed | s.Aborted)  # noqa: S101  for mypy
+    progress = state.progress
+    name = ROUNDS[type(state)]
+    known = {dropout.party for dropout in progress.dropouts}
+    silent = sorted(expected(state) - state.answers.keys() - known)
+    progress = replace(
+        progress,
+        dropouts=progress.dropouts + tuple(s.Dropout(party, name) for party in silent),
+    )
+    threshold = progress.setup.plan.threshold
+    if len(state.answers) < threshold:
+        refusal = RefusalError(
+            AbortReason.BELOW_THRESHOLD,
+            f"{len(state.answers)} parties answered in {name}, the plan asks for {threshold}",
+            culprit=None,
+        )
+        return _abort(state, progress, refusal)
+    step = _ENDS[type(state)](state, progress)
+    late = frozenset(silent) - progress.gone
+    # Told at once, so that a slow party stops instead of waiting for rounds that go on without it.
+    notices = tuple(
+        s.Outbound(party, _sign(progress, m.Abort(AbortReason.TIMEOUT, party)))
+        for party in sorted(late)
+    )
+    return s.Step(step.state, step.outbound + notices)
+
+
+def _abort(state: s.Collecting | s.Opening, progress: s.Progress, refusal: RefusalError) -> s.Step:
+    parties = progress.setup.expected - progress.gone
+    dropped = {dropout.party for dropout in progress.dropouts}
+    ended = s.Aborted(refusal.reason, refusal.culprit, str(refusal), progress.dropouts)
+    farewell = m.Abort(refusal.reason, refusal.culprit)
+    receivers = parties if isinstance(state, s.CollectingAdvertisements) else parties - dropped
+    return s.Step(ended, _to_all(progress, frozenset(receivers), farewell))

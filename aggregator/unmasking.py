@@ -1,0 +1,99 @@
+"""From revealed shares to the masks that the sum still carries (SPEC 4.6).
+
+A share is never taken on trust: a self-mask seed must meet its owner's commitment, a mask key must
+give the public key that its owner advertised. If the first t shares don't, other sets of t are
+tried, so one wrong share cannot spoil a sum that enough right ones support. Without a set that
+fits, nothing is opened.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+
+from collabedit.crypto.agreement import AgreementKey
+from collabedit.crypto.kdf import commit, is_equal
+from collabedit.crypto.keystream import Keystream
+from collabedit.crypto.masking import SignedMask, pair_mask_key, pair_sign, self_mask_key
+from collabedit.crypto.shamir import combine
+from collabedit.errors import AbortReason, InvalidShareError
+from collabedit.ids import PartyId
+from collabedit.proto.envelope import context_fields
+from collabedit.proto.messages import Advertise, Context, ShareKeys, Unmask
+from collabedit.proto.statements import RefusalError, owner_context
+
+MAXIMUM_SUBSETS = 2000
+"""Sets of t shares to try before giving up; covers every single liar among 60 parties."""
+
+
+def recover_masks(
+    context: Context,
+    *,
+    roster: Mapping[PartyId, Advertise],
+    sharers: Mapping[PartyId, ShareKeys],
+    survivors: frozenset[PartyId],
+    revealed: Mapping[PartyId, Unmask],
+    threshold: int,
+) -> tuple[SignedMask, ...]:
+    """Reconstruct each survivor's self mask and each dropped party's masks with the survivors.
+
+    Args:
+        context: of the task.
+        roster: advertised keys of the transcript's parties.
+        sharers: commitments of the transcript's parties.
+        survivors: whose vectors are in the sum.
+        revealed: who revealed what; one kind of share for each owner, checked on arrival.
+        threshold: shares that determine a secret.
+
+    Raises:
+        RefusalError: INVALID_SHARE, if no set of shares leads to an owner's secret.
+    """
+    masks = []
+    for owner in sorted(sharers):
+        shares = {sender: unmask.shares[owner].value for sender, unmask in revealed.items()}
+        if owner in survivors:
+            seed = _reconstruct(
+                shares,
+                threshold=threshold,
+                owner=owner,
+                fits=lambda secret, owner=owner: is_equal(
+                    commit("self-mask", owner_context(context, owner), secret),
+                    sharers[owner].self_mask_commitment,
+                ),
+            )
+            key = self_mask_key(seed, owner_context(context, owner))
+            masks.append(SignedMask(1, Keystream(key)))
+            continue
+        secret = _reconstruct(
+            shares,
+            threshold=threshold,
+            owner=owner,
+            fits=lambda secret, owner=owner: is_equal(
+                AgreementKey.from_secret(secret).public, roster[owner].mask_public
+            ),
+        )
+        agreement = AgreementKey.from_secret(secret)
+        for survivor in sorted(survivors):
+            key = pair_mask_key(agreement, roster[survivor].mask_public, context_fields(context))
+            masks.append(SignedMask(pair_sign(survivor, owner), Keystream(key)))
+    return tuple(masks)
+
+
+def _reconstruct(
+    shares: Mapping[PartyId, bytes],
+    *,
+    threshold: int,
+    owner: PartyId,
+    fits: Callable[[bytes], bool],
+) -> bytes:
+    subsets = itertools.combinations(sorted(shares), threshold)
+    for subset in itertools.islice(subsets, MAXIMUM_SUBSETS):
+        try:
+            secret = combine({party: shares[party] for party in subset}, threshold=threshold)
+        except InvalidShareError:
+            continue
+        if fits(secret):
+            return secret
+    raise RefusalError(
+        AbortReason.INVALID_SHARE,
+        f"no {threshold} shares of party {owner} lead to what it committed to",
+        culprit=None,
+    )
