@@ -1,0 +1,361 @@
+"""A whole federation in one process: the deployed state machines over a lossy in-memory network.
+
+The parties are `party.task`, the aggregator is the `Coordinator` that the gRPC service stands on,
+and every packet and frame passes through the wire codec, so what runs here is what is deployed,
+less sockets and clocks. Faults are drawn from a seed: the same seed gives the same run. Rounds that
+starve are closed when no message is in flight any more, which stands for the deadline.
+
+Used by `collabedit simulate`, by the tests, and by the attacks, which read the transcript.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from collabedit.aggregator.coordinator import Coordinator, Observer, TaskRecord
+from collabedit.aggregator.states import Aborted as AggregatorAborted
+from collabedit.aggregator.states import Opening
+from collabedit.crypto.ring import RingArray
+from collabedit.crypto.rng import Randomness
+from collabedit.crypto.signing import SigningKey
+from collabedit.errors import (
+    AbortReason,
+    CollabEditError,
+    CryptoError,
+    NumericError,
+    ProtocolError,
+    TransportError,
+)
+from collabedit.exchange import decode_bundle, plan_encoding
+from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
+from collabedit.party import states as s
+from collabedit.party.contribution import masked_upload
+from collabedit.party.task import advance, receive, start_task
+from collabedit.plan import Plan
+from collabedit.proto.codec import decode_packet, encode_packet
+from collabedit.proto.envelope import first_chain, next_chain
+from collabedit.proto.messages import Context, Packet
+from collabedit.sketch import LowRankUpdate, Matrix
+
+Contribute: TypeAlias = Callable[[PartyId, TaskIndex], Matrix]
+"""Gives a party's contribution vector (`exchange.contribution_vector`) for a task."""
+
+Apply: TypeAlias = Callable[[PartyId, TaskIndex, Mapping[LayerIndex, LowRankUpdate]], None]
+"""Told by each party of the update that it verified."""
+
+_FIRST_TASK = TaskIndex(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong. Probabilities are per message; everything else is exact.
+
+    Frames of an upload are never lost, only delayed, repeated or damaged: the transport under them
+    repeats what it loses. A damaged frame is refused and its sender counts as dropped.
+
+    Attributes:
+        drop: a control message is lost.
+        duplicate: a message arrives twice.
+        tamper: one bit of a message is flipped.
+        delay: largest extra delay, in message times; reorders messages.
+        crash_before: a party falls silent instead of sending its answer of this round (`r0`..`r6`).
+        crash_after_frames: a party falls silent in its upload, after so many frames.
+        crash_task: the task in which the crashes happen.
+    """
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    tamper: float = 0.0
+    delay: int = 0
+    crash_before: Mapping[PartyId, str] = field(default_factory=dict)
+    crash_after_frames: Mapping[PartyId, int] = field(default_factory=dict)
+    crash_task: TaskIndex = _FIRST_TASK
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One thing that crossed the network, as its receiver saw it.
+
+    Attributes:
+        sender: who sent it.
+        receiver: who got it.
+        task: in which task.
+        kind: `packet`, `frame` or `bundle`.
+        data: the bytes.
+    """
+
+    sender: PartyId
+    receiver: PartyId
+    task: TaskIndex
+    kind: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a simulated session ended.
+
+    Attributes:
+        records: finished tasks.
+        sums: the opened ring vectors of finished tasks.
+        aborted: the aggregator's last state if the session ended early.
+        party_states: each party's last state.
+        refusals: messages that were refused, as (receiver, error).
+        transcript: everything that crossed the network.
+    """
+
+    records: tuple[TaskRecord, ...]
+    sums: Mapping[TaskIndex, RingArray] = field(repr=False)
+    aborted: AggregatorAborted | None
+    party_states: Mapping[PartyId, s.State]
+    refusals: tuple[tuple[PartyId, CollabEditError], ...]
+    transcript: tuple[Delivery, ...] = field(repr=False)
+
+
+class _Dice:
+    """Seeded choices for faults. Not for keys: those come from the `Randomness` of each end."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed.to_bytes(8, "big")
+        self._count = 0
+
+    def below(self, bound: int) -> int:
+        self._count += 1
+        digest = hashlib.sha256(self._seed + self._count.to_bytes(8, "big")).digest()
+        return int.from_bytes(digest[:8], "big") % bound
+
+    def happens(self, probability: float) -> bool:
+        return probability > 0 and self.below(1 << 30) < probability * (1 << 30)
+
+
+@dataclass(slots=True)
+class _Party:
+    state: s.State
+    sent_rounds: int = 0
+    silent: bool = False
+    unacknowledged: set[int] = field(default_factory=set)
+    uploaded: s.Uploaded | None = None
+
+
+class Simulation:
+    """One session.
+
+    Args:
+        plan: the plan.
+        identities: the private key of every party, and of the aggregator under 0.
+        directory: for the aggregator's spool files.
+        randomness: for each end, the aggregator under 0.
+        faults: what goes wrong.
+        seed: of the faults.
+        observer: of the aggregator's events.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        identities: Mapping[PartyId, SigningKey],
+        directory: Path,
+        randomness: Mapping[PartyId, Randomness],
+        faults: Faults | None = None,
+        seed: int = 0,
+        observer: Observer | None = None,
+    ) -> None:
+        self._plan = plan
+        self._identities = identities
+        self._randomness = randomness
+        self._faults = faults or Faults()
+        self._dice = _Dice(seed)
+        extra = {} if observer is None else {"observer": observer}
+        self.coordinator = Coordinator(
+            plan,
+            identities[AGGREGATOR],
+            directory=directory,
+            randomness=randomness[AGGREGATOR],
+            **extra,
+        )
+        self._chain = first_chain(plan.digest, self.coordinator.session_id)
+        self._parties: dict[PartyId, _Party] = {}
+        self._queue: list[tuple[int, int, Delivery]] = []
+        self._clock = 0
+        self._sequence = 0
+        self._cursors = dict.fromkeys(plan.party_ids, 0)
+        self._transcript: list[Delivery] = []
+        self._refusals: list[tuple[PartyId, CollabEditError]] = []
+        self._sums: dict[TaskIndex, RingArray] = {}
+
+    def run(self, contribute: Contribute, apply: Apply | None = None) -> Outcome:
+        """Run all tasks of the plan, or until the session ends early.
+
+        Args:
+            contribute: asked once for each party and task, before the task's first message.
+            apply: told of each verified update.
+        """
+        present = frozenset(self._plan.party_ids)
+        for index in range(len(self._plan.tasks)):
+            task = TaskIndex(index)
+            self._run_task(task, present, contribute, apply)
+            if len(self.coordinator.records) <= index:
+                break
+            record = self.coordinator.records[index]
+            present = frozenset(
+                party
+                for party, simulated in self._parties.items()
+                if isinstance(simulated.state, s.Completed)
+            )
+            self._chain = next_chain(self._chain, record.update_digest)
+        last = self.coordinator.state
+        return Outcome(
+            records=self.coordinator.records,
+            sums=self._sums,
+            aborted=last if isinstance(last, AggregatorAborted) else None,
+            party_states={party: simulated.state for party, simulated in self._parties.items()},
+            refusals=tuple(self._refusals),
+            transcript=tuple(self._transcript),
+        )
+
+    def _run_task(
+        self,
+        task: TaskIndex,
+        present: frozenset[PartyId],
+        contribute: Contribute,
+        apply: Apply | None,
+    ) -> None:
+        context = Context(self._plan.digest, self.coordinator.session_id, task, self._chain)
+        encoded: dict[PartyId, RingArray] = {}
+        for party in sorted(present):
+            try:
+                encoded[party] = plan_encoding(self._plan).encode(contribute(party, task))
+            except NumericError as error:
+                self._refusals.append((party, error))
+                continue
+            setup = s.TaskSetup(
+                self._plan, context, party, self._identities[party], self._randomness[party]
+            )
+            self._take(task, party, start_task(setup))
+        while not self.coordinator.finished and self.coordinator.position[0] == task:
+            self._settle(task, encoded)
+            if isinstance(self.coordinator.state, Opening):
+                opened = self.coordinator.open_pending()
+                if opened is not None:
+                    self._sums[task] = opened.total
+            elif not self.coordinator.finished and self.coordinator.position[0] == task:
+                self.coordinator.close_round()
+        self._settle(task, encoded)
+        if apply is None:
+            return
+        for party, simulated in sorted(self._parties.items()):
+            if isinstance(simulated.state, s.Completed):
+                apply(party, task, decode_bundle(self._plan, task, self.coordinator.bundle(task)))
+
+    def _settle(self, task: TaskIndex, encoded: Mapping[PartyId, RingArray]) -> None:
+        """Deliver everything that is in flight."""
+        self._collect(task)
+        while self._queue:
+            self._clock, _, delivery = heapq.heappop(self._queue)
+            self._transcript.append(delivery)
+            try:
+                if delivery.receiver == AGGREGATOR:
+                    self._to_aggregator(delivery)
+                else:
+                    self._to_party(delivery, encoded)
+            except (CryptoError, ProtocolError, TransportError) as error:
+                self._refusals.append((delivery.receiver, error))
+            self._collect(task)
+
+    def _collect(self, task: TaskIndex) -> None:
+        for party in self._plan.party_ids:
+            for packet in self.coordinator.mailbox(party, cursor=self._cursors[party]):
+                self._cursors[party] += 1
+                self._send(Delivery(AGGREGATOR, party, task, "packet", encode_packet(packet)))
+
+    def _send(self, delivery: Delivery) -> None:
+        faults, dice = self._faults, self._dice
+        if delivery.kind == "packet" and dice.happens(faults.drop):
+            return
+        copies = 2 if dice.happens(faults.duplicate) else 1
+        for _ in range(copies):
+            arriving = delivery
+            if dice.happens(faults.tamper):
+                damaged = bytearray(delivery.data)
+                bit = dice.below(8 * len(damaged))
+                damaged[bit // 8] ^= 1 << (bit % 8)
+                arriving = replace(delivery, data=bytes(damaged))
+            self._sequence += 1
+            arrival = self._clock + 1 + dice.below(faults.delay + 1)
+            heapq.heappush(self._queue, (arrival, self._sequence, arriving))
+
+    def _to_aggregator(self, delivery: Delivery) -> None:
+        if delivery.kind == "frame":
+            tile = self.coordinator.put_frame(delivery.sender, delivery.task, delivery.data)
+            self._acknowledge(delivery.task, delivery.sender, tile)
+        else:
+            self.coordinator.deliver(decode_packet(delivery.data))
+
+    def _to_party(self, delivery: Delivery, encoded: Mapping[PartyId, RingArray]) -> None:
+        party = delivery.receiver
+        simulated = self._parties.get(party)
+        if simulated is None or simulated.silent:
+            return
+        self._take(delivery.task, party, receive(simulated.state, decode_packet(delivery.data)))
+        if isinstance(simulated.state, s.Contributing):
+            self._upload(delivery.task, party, simulated.state, encoded[party])
+        elif isinstance(simulated.state, s.FetchingUpdate):
+            bundle = self.coordinator.bundle(delivery.task)
+            fetched = Delivery(AGGREGATOR, party, delivery.task, "bundle", bundle)
+            self._transcript.append(fetched)
+            digest = hashlib.sha256(bundle).digest()
+            self._take(delivery.task, party, advance(simulated.state, s.UpdateFetched(digest)))
+
+    def _upload(
+        self, task: TaskIndex, party: PartyId, state: s.Contributing, encoded: RingArray
+    ) -> None:
+        upload = masked_upload(self._plan, task, encoded, state.masks)
+        limit = None
+        if task == self._faults.crash_task:
+            limit = self._faults.crash_after_frames.get(party)
+        for sent, frame in enumerate(upload.frames()):
+            if sent == limit:
+                self._parties[party].silent = True
+                return
+            self._send(Delivery(party, AGGREGATOR, task, "frame", frame))
+        self._parties[party].unacknowledged = set(range(upload.layout.tiles))
+        self._parties[party].uploaded = upload.uploaded()
+
+    def _acknowledge(self, task: TaskIndex, party: PartyId, tile: int) -> None:
+        simulated = self._parties[party]
+        simulated.unacknowledged.discard(tile)
+        if simulated.uploaded is None or simulated.unacknowledged:
+            return
+        uploaded, simulated.uploaded = simulated.uploaded, None
+        if isinstance(simulated.state, s.Contributing):
+            self._take(task, party, advance(simulated.state, uploaded))
+
+    def _take(self, task: TaskIndex, party: PartyId, step: s.Step) -> None:
+        simulated = self._parties.setdefault(party, _Party(step.state))
+        if isinstance(step.state, s.AwaitingRoster):
+            simulated.sent_rounds = 0
+        simulated.state = step.state
+        for packet in step.outbound:
+            if not isinstance(step.state, s.Aborted):
+                if self._crashes(task, party, f"r{simulated.sent_rounds}"):
+                    simulated.silent = True
+                simulated.sent_rounds += 1
+            if not simulated.silent:
+                self._send(_delivery(task, party, packet))
+
+    def _crashes(self, task: TaskIndex, party: PartyId, round_name: str) -> bool:
+        here = task == self._faults.crash_task
+        return here and self._faults.crash_before.get(party) == round_name
+
+
+def _delivery(task: TaskIndex, party: PartyId, packet: Packet) -> Delivery:
+    return Delivery(party, AGGREGATOR, task, "packet", encode_packet(packet))
+
+
+def abort_reason(state: s.State) -> AbortReason | None:
+    """Return why a party stopped, None if it did not stop early."""
+    return state.reason if isinstance(state, s.Aborted) else None

@@ -1,0 +1,149 @@
+"""Plans, keys and contributions of small federations, all from seeds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from collabedit.crypto.signing import SigningKey
+from collabedit.exchange import contribution_vector
+from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
+from collabedit.plan import Plan, parse_plan
+from collabedit.simulation import Faults, Simulation
+from collabedit.sketch import Matrix
+from collabedit.threat_model import minimum_threshold
+from tests.support.randomness import InsecureTestRandomness
+
+MAPPED = 48
+OUTPUTS = 20
+EDITS_EACH = 3
+
+
+@dataclass(frozen=True)
+class TestFederation:
+    """A plan with everybody's keys and edits.
+
+    Attributes:
+        edits: (K̃ [d', n], R [d_out, n]) by party and task.
+    """
+
+    __test__ = False
+
+    plan: Plan
+    identities: dict[PartyId, SigningKey]
+    edits: dict[tuple[PartyId, TaskIndex], tuple[Matrix, Matrix]]
+
+    def contribute(self, party: PartyId, task: TaskIndex) -> Matrix:
+        return contribution_vector(self.plan, task, [self.edits[party, task]])
+
+    def centralised(self, parties: frozenset[PartyId], task: TaskIndex) -> Matrix:
+        """T (I + S)⁻¹ over these parties' edits, by a dense solve."""
+        pairs = [self.edits[party, task] for party in sorted(parties)]
+        keys = np.concatenate([k for k, _ in pairs], axis=1)
+        residuals = np.concatenate([r for _, r in pairs], axis=1)
+        return np.linalg.solve(keys @ keys.T + np.eye(len(keys)), keys @ residuals.T).T
+
+    def simulation(
+        self, directory: Path, *, faults: Faults | None = None, seed: int = 0
+    ) -> Simulation:
+        return Simulation(
+            self.plan,
+            identities=self.identities,
+            directory=directory,
+            randomness={
+                party: InsecureTestRandomness(1000 * seed + party)
+                for party in (AGGREGATOR, *self.plan.party_ids)
+            },
+            faults=faults,
+            seed=seed,
+        )
+
+
+def plan_text(
+    parties: int,
+    *,
+    identities: dict[PartyId, SigningKey],
+    layers: int = 1,
+    **changes: object,
+) -> str:
+    """TOML of a plan; `changes` replace `section__field` values."""
+    values: dict[str, object] = {
+        "threshold": minimum_threshold(parties),
+        "capacity": parties * EDITS_EACH + 8,
+        "ring_bits": 64,
+        "fractional_bits": 40,
+        "magnitude_bound": 10000.0,
+        "tile_bytes": 4096,
+        "statistics": '"sketch"',
+        "schedule": '"sequential"',
+        **changes,
+    }
+    listed = "\n".join(
+        f'[[federation.parties]]\nname = "party-{i}"\nmax_edits = {EDITS_EACH}\n'
+        f'identity = "{identities[PartyId(i)].verify_key.to_bytes().hex()}"'
+        for i in range(1, parties + 1)
+    )
+    edited = "\n".join(
+        f"[[editing.layers]]\nindex = {i}\ninputs = {MAPPED}\noutputs = {OUTPUTS}\n"
+        f"mapped = {MAPPED}"
+        for i in range(layers)
+    )
+    digest = "sha256:" + "ab" * 32
+    return f"""
+version = 1
+name = "test"
+[federation]
+threshold = {values["threshold"]}
+[federation.aggregator]
+name = "aggregator"
+identity = "{identities[AGGREGATOR].verify_key.to_bytes().hex()}"
+{listed}
+[model]
+name = "none"
+architecture = "llama"
+dtype = "float64"
+weights = "{digest}"
+tokenizer = "{digest}"
+[editing]
+editor = "memit"
+schedule = {values["schedule"]}
+covariance_weight = 15000.0
+covariance = "{digest}"
+ridge = 1.0
+context_templates = ["{{}}"]
+{edited}
+[editing.targets]
+learning_rate = 0.5
+steps = 20
+clamp_factor = 4.0
+weight_decay = 0.001
+kl_weight = 0.0625
+stop_loss = 0.05
+[aggregation]
+backend = "masked"
+statistics = {values["statistics"]}
+capacity = {values["capacity"]}
+ring_bits = {values["ring_bits"]}
+fractional_bits = {values["fractional_bits"]}
+magnitude_bound = {values["magnitude_bound"]}
+tile_bytes = {values["tile_bytes"]}
+test_matrix_seed = "{"00" * 32}"
+"""
+
+
+def build_federation(
+    parties: int, *, layers: int = 1, seed: int = 0, **changes: object
+) -> TestFederation:
+    identities = {PartyId(i): SigningKey.from_seed(bytes([i + 1]) * 32) for i in range(parties + 1)}
+    text = plan_text(parties, identities=identities, layers=layers, **changes)
+    plan = parse_plan(text, source="test plan")
+    rng = np.random.default_rng(seed)
+    edits = {
+        (party, TaskIndex(task)): (
+            rng.normal(size=(MAPPED, EDITS_EACH)) * 0.4,
+            rng.normal(size=(OUTPUTS, EDITS_EACH)) * 3,
+        )
+        for task in range(layers)
+        for party in plan.party_ids
+    }
+    return TestFederation(plan, identities, edits)
