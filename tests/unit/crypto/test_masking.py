@@ -1,12 +1,16 @@
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from collabedit.crypto.agreement import AgreementKey
+from collabedit.crypto.kdf import derive_key
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.masking import (
     SignedMask,
+    _scratch_buffer,
     mask_tile,
     pair_mask_key,
     pair_sign,
@@ -111,7 +115,28 @@ def test_what_is_not_a_ring_vector_is_refused() -> None:
         mask_tile(tile(), tile_index=-1, masks=MASKS)
 
 
+def test_purposes_have_labels_of_their_own() -> None:
+    seed, context = RANDOMNESS.random_bytes(32), b"task"
+    key = self_mask_key(seed, context)
+    assert key == derive_key(seed, label="self-mask", context=context)
+    assert key != derive_key(seed, label="pair-mask", context=context)
+
+
 def test_threads_do_not_share_their_buffers() -> None:
+    everybody_has_one = threading.Barrier(2)
+
+    def buffer(_: int) -> npt.NDArray[np.uint8]:
+        mine = _scratch_buffer(1000)
+        everybody_has_one.wait(timeout=10)
+        assert _scratch_buffer(500) is mine
+        return mine
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(buffer, range(2))
+    assert not np.shares_memory(one, other)
+
+
+def test_several_threads_mask_at_once() -> None:
     def work(index: int) -> list[int]:
         values = tile(elements=5000 + index)
         mask_tile(values, tile_index=index, masks=MASKS)
