@@ -364,6 +364,15 @@ class Coordinator:
                 raise MalformedMessageError(f"cursor {cursor} of {len(packets)} packets")
             return tuple(packets[cursor:])
 
+    def unread(self, cursors: Mapping[PartyId, int]) -> frozenset[PartyId]:
+        """Return which parties in `cursors` have packets beyond what they acknowledged."""
+        with self._changed:
+            return frozenset(
+                party
+                for party, cursor in cursors.items()
+                if len(self._mailboxes[party].packets) > cursor
+            )
+
     def wait_mailbox(self, party: PartyId, *, cursor: int, seconds: float) -> tuple[m.Packet, ...]:
         """Like `mailbox`, but hold the call up to `seconds` while there is nothing new."""
         with self._changed:
