@@ -1,0 +1,252 @@
+"""The gRPC end of a party: mutual TLS, retries, the background long poll.
+
+SPEC 5. A call that fails because the aggregator cannot be reached is repeated with growing pauses
+until `patience` seconds have passed; a call that the aggregator answered with a refusal is not.
+Repeating is harmless: control messages are idempotent, and so are the tiles of an upload.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import grpc
+
+from collabedit.errors import (
+    AbortReason,
+    CollabEditError,
+    ProtocolError,
+    SessionAbortedError,
+    TransportError,
+)
+from collabedit.ids import TaskIndex
+from collabedit.proto.codec import (
+    MAXIMUM_PACKET_BYTES,
+    decode_collect_reply,
+    decode_packet,
+    encode_collect_request,
+    encode_packet,
+)
+from collabedit.proto.messages import Packet
+
+T = TypeVar("T")
+
+POLL_SECONDS = 10.0
+CALL_SECONDS = 30.0
+_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_REASONS = {reason.name: reason for reason in AbortReason}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """PEM texts: own certificate and key, and the authority that issued the aggregator's one."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    authority: bytes
+
+
+class GrpcChannel:
+    """A `Channel` over gRPC with mutual TLS.
+
+    Args:
+        address: `host:port` of the aggregator.
+        tls: own identity on the network.
+        server_name: name on the aggregator's certificate.
+        patience: seconds to keep trying an aggregator that cannot be reached.
+        upload_seconds: longest upload.
+        rate_limit: bytes per second of an upload; None for no limit.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: ClientTls,
+        server_name: str,
+        patience: float = 60.0,
+        upload_seconds: float = 3600.0,
+        rate_limit: float | None = None,
+    ) -> None:
+        self._address = address
+        self._server_name = server_name
+        self._patience = patience
+        self._upload_seconds = upload_seconds
+        self._rate_limit = rate_limit
+        self._session_id = b""
+        self._cursor = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._inbox: queue.SimpleQueue[Packet | CollabEditError] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._poller: threading.Thread | None = None
+        self._channel = grpc.secure_channel(
+            address,
+            grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate),
+            options=[
+                ("grpc.ssl_target_name_override", server_name),
+                ("grpc.max_receive_message_length", MAXIMUM_PACKET_BYTES + (64 << 10)),
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.initial_reconnect_backoff_ms", 200),
+                ("grpc.max_reconnect_backoff_ms", 2_000),
+                ("grpc.enable_retries", 0),
+            ],
+        )
+        coordination, data = "/collabedit.v1.Coordination", "/collabedit.v1.Data"
+        self._join = self._channel.unary_unary(f"{coordination}/Join")
+        self._deliver = self._channel.unary_unary(f"{coordination}/Deliver")
+        self._collect = self._channel.unary_unary(f"{coordination}/Collect")
+        self._upload = self._channel.stream_unary(f"{data}/Upload")
+        self._download = self._channel.unary_stream(f"{data}/Download")
+
+    def join(self, packet: Packet) -> Packet:
+        """See `Channel`."""
+        data = encode_packet(packet)
+        return decode_packet(self._call(lambda: self._join(data, timeout=CALL_SECONDS)))
+
+    def open(self, session_id: bytes) -> None:
+        """See `Channel`."""
+        self._session_id = session_id
+        self._poller = threading.Thread(target=self._poll, name="collect", daemon=True)
+        self._poller.start()
+
+    def _poll(self) -> None:
+        while not self._closing.is_set():
+            request = encode_collect_request(
+                self._session_id, cursor=self._cursor, wait_seconds=POLL_SECONDS
+            )
+            try:
+                reply = self._call(
+                    lambda request=request: self._collect(  # type: ignore[misc]
+                        request, timeout=POLL_SECONDS + CALL_SECONDS
+                    )
+                )
+                packets = decode_collect_reply(reply)
+            except CollabEditError as error:
+                if not self._closing.is_set():
+                    self._inbox.put(error)
+                return
+            for packet in packets:
+                self._cursor += 1
+                self._inbox.put(packet)
+
+    def deliver(self, packet: Packet) -> None:
+        """See `Channel`."""
+        data = encode_packet(packet)
+        self._call(lambda: self._deliver(data, timeout=CALL_SECONDS))
+        self.bytes_sent += len(data)
+
+    def next_packet(self, timeout: float) -> Packet | None:
+        """See `Channel`."""
+        try:
+            item = self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if isinstance(item, CollabEditError):
+            raise item
+        self.bytes_received += len(item.envelope.body)
+        return item
+
+    def upload(self, task: TaskIndex, frames: Callable[[], Iterable[bytes]]) -> None:
+        """See `Channel`."""
+        self._call(
+            lambda: self._upload(
+                self._counted(frames()), timeout=self._upload_seconds, metadata=self._metadata(task)
+            )
+        )
+
+    def _counted(self, frames: Iterable[bytes]) -> Iterator[bytes]:
+        start, sent = time.monotonic(), 0
+        for frame in frames:
+            yield frame
+            sent += len(frame)
+            self.bytes_sent += len(frame)
+            if self._rate_limit is not None:
+                ahead = sent / self._rate_limit - (time.monotonic() - start)
+                if ahead > 0 and self._closing.wait(ahead):
+                    return
+
+    def download(self, task: TaskIndex, *, limit: int) -> bytes:
+        """See `Channel`."""
+
+        def fetch() -> bytes:
+            received = bytearray()
+            stream = self._download(
+                b"", timeout=self._upload_seconds, metadata=self._metadata(task)
+            )
+            for chunk in stream:
+                received += chunk
+                if len(received) > limit:
+                    stream.cancel()
+                    raise ProtocolError(
+                        f"the update is larger than the plan allows ({limit} bytes)"
+                    )
+            return bytes(received)
+
+        data = self._call(fetch)
+        self.bytes_received += len(data)
+        return data
+
+    def _metadata(self, task: TaskIndex) -> tuple[tuple[str, str], ...]:
+        return (("session-id", self._session_id.hex()), ("task", str(task)))
+
+    def close(self) -> None:
+        """See `Channel`."""
+        self._closing.set()
+        if self._session_id:
+            request = encode_collect_request(
+                self._session_id, cursor=self._cursor, wait_seconds=0.0
+            )
+            # If the aggregator is gone, nothing is owed to it.
+            with contextlib.suppress(grpc.RpcError):
+                self._collect(request, timeout=2.0)
+        self._channel.close()
+
+    def _call(self, call: Callable[[], T]) -> T:
+        deadline = time.monotonic() + self._patience
+        pause = 0.2
+        while True:
+            try:
+                return call()
+            except grpc.RpcError as error:
+                if self._closing.is_set():
+                    raise TransportError("the channel is closed") from error
+                if error.code() not in _RETRIED:
+                    raise _translate(error) from error
+                if time.monotonic() + pause > deadline:
+                    raise TransportError(self._unreachable(error)) from error
+            self._closing.wait(pause)
+            pause = min(2 * pause, 5.0)
+
+    def _unreachable(self, error: grpc.RpcError) -> str:
+        details = error.details() or ""
+        if "CERTIFICATE_VERIFY_FAILED" in details or "certificate verify failed" in details:
+            return (
+                f"the aggregator at {self._address} shows a certificate of another authority: "
+                "check --tls-ca, it must be the CA that issued the aggregator's certificate"
+            )
+        if "Peer name" in details or "Hostname" in details:
+            return (
+                f"the aggregator at {self._address} shows a certificate that is not "
+                f"{self._server_name}'s: check the address and the plan"
+            )
+        return (
+            f"no aggregator answers at {self._address} for {self._patience:.0f} s: check that it "
+            "runs, the address, and that your certificate is of the CA which it trusts"
+        )
+
+
+def _translate(error: grpc.RpcError) -> CollabEditError:
+    """Turn a refusal of the aggregator back into the error that it was there."""
+    code, details = error.code(), error.details() or ""
+    name, _, detail = details.partition(": ")
+    if name in _REASONS:
+        return SessionAbortedError(_REASONS[name], detail)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return TransportError(f"the aggregator: {details}")
+    return ProtocolError(f"the aggregator refused ({code.name}): {details}")

@@ -1,0 +1,255 @@
+"""A party's whole session: join, one secure sum after the other, apply each verified update.
+
+The protocol is `task`; this module is its driver. It owns the order of things that matter: a
+contribution is encoded, and so checked against the plan's bounds, before the party's first message
+of the task; an update is applied only after at least a threshold of parties signed the same one;
+and if the session ends early, everything that was applied is taken back.
+"""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from collabedit.crypto.ring import RingArray
+from collabedit.crypto.rng import Randomness
+from collabedit.crypto.signing import SigningKey
+from collabedit.errors import (
+    AbortReason,
+    CollabEditError,
+    MalformedMessageError,
+    NumericError,
+    PlanError,
+    SessionAbortedError,
+    UnexpectedMessageError,
+)
+from collabedit.exchange import bundle_limit, contribution_vector, decode_bundle, plan_encoding
+from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
+from collabedit.party import states as s
+from collabedit.party.channel import Channel
+from collabedit.party.contribution import masked_upload
+from collabedit.party.task import advance, receive, start_task
+from collabedit.plan import Layer, Plan, format_digest
+from collabedit.proto import messages as m
+from collabedit.proto.envelope import first_chain, next_chain, open_envelope, sign_message
+from collabedit.sketch import LowRankUpdate, Matrix
+
+Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
+"""Receives what happens as (event, fields). Fields never hold edits, keys or statistics."""
+
+_POLL_SECONDS = 1.0
+
+
+class Editor(Protocol):
+    """The party's model and edits."""
+
+    def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
+        """Return K̃ [d', n] and R [d_out, n] of each layer, on the model as edited so far."""
+
+    def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
+        """Apply merged updates, given in mapped coordinates."""
+
+    def rollback(self) -> None:
+        """Take back everything that was applied, bit by bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """One finished task, as this party knows it."""
+
+    task: TaskIndex
+    layers: tuple[int, ...]
+    survivors: tuple[str, ...]
+    sum_digest: str
+    update_digest: str
+    compute_seconds: float
+    protocol_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """A finished session."""
+
+    session_id: str
+    tasks: tuple[TaskReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who this party is in a session: the plan, its id there, its identity key, its entropy."""
+
+    plan: Plan
+    me: PartyId
+    identity: SigningKey = field(repr=False)
+    randomness: Randomness = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.identity.verify_key.to_bytes() != self.plan.identity(self.me):
+            raise PlanError(
+                f"the identity key is not the one that the plan pins for "
+                f"{self.plan.party_name(self.me)}"
+            )
+
+
+def _ignore(event: str, fields: Mapping[str, object]) -> None:
+    del event, fields
+
+
+def run_session(
+    member: Member, channel: Channel, editor: Editor, *, observer: Observer = _ignore
+) -> SessionReport:
+    """Take part in one session, to its end.
+
+    Raises:
+        SessionAbortedError: the session ended early; `editor` is as it was before.
+        NumericError: our own statistics break the plan's bounds; nothing of them was sent.
+        TransportError, ProtocolError: see `Channel`.
+    """
+    session = _Session(member, channel, observer)
+    try:
+        session.join()
+        reports = [
+            session.run_task(TaskIndex(index), editor) for index in range(len(member.plan.tasks))
+        ]
+    except BaseException as error:
+        editor.rollback()
+        session.leave(error)
+        raise
+    finally:
+        channel.close()
+    return SessionReport(session.session_id.hex(), tuple(reports))
+
+
+class _Session:
+    def __init__(self, member: Member, channel: Channel, observer: Observer) -> None:
+        self._member = member
+        self._plan = member.plan
+        self._channel = channel
+        self._observer = observer
+        self._chain = b""
+        self._state: s.State | None = None
+        self._context: m.Context | None = None
+        self.session_id = b""
+
+    def join(self) -> None:
+        plan, member = self._plan, self._member
+        nowhere = m.Context(
+            plan.digest, bytes(m.SESSION_ID_BYTES), TaskIndex(0), bytes(m.DIGEST_BYTES)
+        )
+        request = sign_message(m.Join(), context=nowhere, sender=member.me, key=member.identity)
+        answer = self._channel.join(m.Packet(request)).envelope
+        if answer.sender != AGGREGATOR:
+            raise MalformedMessageError("the welcome is not the aggregator's")
+        self.session_id = answer.context.session_id
+        self._chain = first_chain(plan.digest, self.session_id)
+        context = m.Context(plan.digest, self.session_id, TaskIndex(0), self._chain)
+        open_envelope(answer, m.Welcome, context=context, identities=plan.identity)
+        self._context = context
+        self._channel.open(self.session_id)
+        self._observer("joined", {"session": self.session_id.hex()[:16]})
+
+    def run_task(self, task: TaskIndex, editor: Editor) -> TaskReport:
+        plan = self._plan
+        layers = plan.tasks[task]
+        self._context = m.Context(plan.digest, self.session_id, task, self._chain)
+        self._state = None
+        started = time.monotonic()
+        vector = contribution_vector(plan, task, editor.statistics(layers))
+        encoded = plan_encoding(plan).encode(vector)
+        computed = time.monotonic()
+        self._observer("computed", {"task": task, "layers": [layer.index for layer in layers]})
+        completed, bundle = self._sum(task, encoded)
+        editor.apply(decode_bundle(plan, task, bundle))
+        self._chain = next_chain(self._chain, completed.update_digest)
+        survivors = tuple(plan.party_name(party) for party in sorted(completed.survivors))
+        self._observer("applied", {"task": task, "survivors": list(survivors)})
+        return TaskReport(
+            task=task,
+            layers=tuple(layer.index for layer in layers),
+            survivors=survivors,
+            sum_digest=format_digest(completed.sum_digest),
+            update_digest=format_digest(completed.update_digest),
+            compute_seconds=computed - started,
+            protocol_seconds=time.monotonic() - computed,
+        )
+
+    def _sum(self, task: TaskIndex, encoded: RingArray) -> tuple[s.Completed, bytes]:
+        member = self._member
+        assert self._context is not None  # noqa: S101  for mypy
+        setup = s.TaskSetup(
+            self._plan, self._context, member.me, member.identity, member.randomness
+        )
+        bundle = b""
+        self._take(start_task(setup))
+        while not isinstance(self._state, s.Completed):
+            state = self._state
+            if isinstance(state, s.Contributing):
+                upload = masked_upload(self._plan, task, encoded, state.masks)
+                self._observer("uploading", {"task": task, "tiles": upload.layout.tiles})
+                self._channel.upload(task, upload.frames)
+                self._observer("uploaded", {"task": task})
+                self._take(advance(state, upload.uploaded()))
+            elif isinstance(state, s.FetchingUpdate):
+                bundle = self._channel.download(task, limit=bundle_limit(self._plan, task))
+                digest = hashlib.sha256(bundle).digest()
+                self._take(advance(state, s.UpdateFetched(digest)))
+            elif state is not None:
+                self._receive(state)
+        return self._state, bundle
+
+    def _receive(self, state: s.State) -> None:
+        packet = self._next_packet()
+        try:
+            self._take(receive(state, packet))
+        except UnexpectedMessageError:
+            # A repeated or late packet; the state stays as it is.
+            self._observer("ignored", {"kind": packet.envelope.kind})
+
+    def _next_packet(self) -> m.Packet:
+        timing = self._plan.timing
+        # The aggregator itself waits at most this long for the slowest peer, in any round.
+        limit = timing.liveness + max(timing.join, timing.compute, timing.upload, timing.round)
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            packet = self._channel.next_packet(_POLL_SECONDS)
+            if packet is not None:
+                return packet
+        raise SessionAbortedError(
+            AbortReason.TIMEOUT, f"no message for {limit:.0f} s", culprit="aggregator"
+        )
+
+    def _take(self, step: s.Step) -> None:
+        self._state = step.state
+        if isinstance(step.state, s.Aborted):
+            with contextlib.suppress(CollabEditError):
+                self._deliver(step)
+            aborted = step.state
+            culprit = aborted.culprit
+            raise SessionAbortedError(
+                aborted.reason,
+                aborted.detail.removeprefix(f"{aborted.reason.name}: "),
+                culprit="" if culprit is None else self._plan.party_name(culprit),
+            )
+        self._observer("state", {"state": type(step.state).__name__})
+        self._deliver(step)
+
+    def _deliver(self, step: s.Step) -> None:
+        for packet in step.outbound:
+            self._channel.deliver(packet)
+
+    def leave(self, error: BaseException) -> None:
+        """Tell the aggregator that we are gone, if it can still be told and doesn't know."""
+        if self._context is None or not self.session_id or isinstance(self._state, s.Aborted):
+            return
+        refused = isinstance(error, NumericError)
+        reason = AbortReason.INPUT_REFUSED if refused else AbortReason.PARTY_LEFT
+        farewell = sign_message(
+            m.Abort(reason, self._member.me),
+            context=self._context,
+            sender=self._member.me,
+            key=self._member.identity,
+        )
+        with contextlib.suppress(CollabEditError):
+            self._channel.deliver(m.Packet(farewell))

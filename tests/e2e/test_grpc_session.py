@@ -1,0 +1,208 @@
+"""The session over real gRPC with mutual TLS on loopback."""
+
+import hashlib
+import threading
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from collabedit.crypto.certificates import create_authority
+from collabedit.crypto.ring import to_bytes
+from collabedit.errors import (
+    AbortReason,
+    NumericError,
+    ProtocolError,
+    SessionAbortedError,
+    TransportError,
+)
+from collabedit.ids import LayerIndex, PartyId, TaskIndex
+from collabedit.plan import Plan, Timing
+from tests.support.federations import TestFederation, build_federation
+from tests.support.networks import Network, client_tls
+
+
+def with_timing(federation: TestFederation, **seconds: float) -> TestFederation:
+    timing = Timing(**{"join": 4.0, "compute": 4.0, "round": 4.0, "liveness": 2.0, **seconds})
+    plan = Plan.model_validate({**federation.plan.model_dump(), "timing": timing.model_dump()})
+    return TestFederation(plan, federation.identities, federation.edits)
+
+
+def run(network: Network, parties: list[int], **scales: float) -> None:
+    coordinator = network.coordinator()
+    with network.server(coordinator) as server:
+        threads = [
+            network.join(
+                PartyId(party),
+                network.channel(PartyId(party), server.port),
+                scale=scales.get(f"party_{party}", 1.0),
+            )
+            for party in parties
+        ]
+        assert server.run(linger=5.0)
+        for thread in threads:
+            thread.join(20)
+
+
+def assert_parity(network: Network, party: int, layer: int, survivors: set[int]) -> None:
+    federation = network.federation
+    editor = network.editors[PartyId(party)]
+    update = editor.applied[layer][LayerIndex(layer)].dense()
+    want = federation.centralised(
+        frozenset(PartyId(survivor) for survivor in survivors), TaskIndex(layer)
+    )
+    assert np.linalg.norm(update - want) / np.linalg.norm(want) < 1e-9
+
+
+def test_three_parties_get_the_centralised_update(tmp_path: Path) -> None:
+    network = Network(with_timing(build_federation(3, layers=2)), tmp_path)
+    run(network, [1, 2, 3])
+    assert not network.errors
+    for party in (1, 2, 3):
+        assert [task.survivors for task in network.reports[PartyId(party)].tasks] == [
+            ("party-1", "party-2", "party-3")
+        ] * 2
+        for layer in (0, 1):
+            assert_parity(network, party, layer, {1, 2, 3})
+
+
+def test_opened_sums_are_bit_identical_to_the_simulation(tmp_path: Path) -> None:
+    federation = with_timing(build_federation(4, layers=2))
+    network = Network(federation, tmp_path / "grpc")
+    run(network, [1, 2, 3, 4])
+    outcome = federation.simulation(tmp_path / "simulation").run(federation.contribute)
+    simulated = [
+        "sha256:" + hashlib.sha256(to_bytes(outcome.sums[TaskIndex(task)])).hexdigest()
+        for task in (0, 1)
+    ]
+    assert [task.sum_digest for task in network.reports[PartyId(1)].tasks] == simulated
+
+
+def test_a_party_that_never_comes_is_dropped_at_the_deadline(tmp_path: Path) -> None:
+    network = Network(with_timing(build_federation(5), join=2.0), tmp_path)
+    run(network, [1, 2, 3, 5])
+    assert not network.errors
+    assert_parity(network, 1, 0, {1, 2, 3, 5})
+    dropped = [fields for event, fields in network.events if event == "dropped"]
+    assert dropped == [{"party": "party-4", "task": 0, "round": "r0-advertise"}]
+
+
+def test_too_few_parties_abort_by_name_and_touch_nothing(tmp_path: Path) -> None:
+    network = Network(with_timing(build_federation(5), join=1.0), tmp_path)
+    run(network, [1, 2, 3])
+    for party in (1, 2, 3):
+        error = network.errors[PartyId(party)]
+        assert isinstance(error, SessionAbortedError)
+        assert error.reason is AbortReason.BELOW_THRESHOLD
+        assert not network.editors[PartyId(party)].applied
+        assert network.editors[PartyId(party)].rolled_back
+
+
+def test_an_overflow_refuses_at_the_party_and_the_others_go_on(tmp_path: Path) -> None:
+    network = Network(with_timing(build_federation(5)), tmp_path)
+    run(network, [1, 2, 3, 4, 5], party_2=1e6)
+    assert isinstance(network.errors[PartyId(2)], NumericError)
+    assert_parity(network, 1, 0, {1, 3, 4, 5})
+
+
+def test_a_certificate_of_another_authority_is_named(tmp_path: Path) -> None:
+    network = Network(with_timing(build_federation(3), join=1.0), tmp_path)
+    coordinator = network.coordinator()
+    stranger = create_authority("somebody else")
+    with network.server(coordinator) as server:
+        # Our own certificate and trust are the stranger's: the aggregator's fails to verify.
+        thread = network.join(
+            PartyId(1),
+            network.channel(
+                PartyId(1), server.port, tls=client_tls(stranger, "party-1"), patience=1.5
+            ),
+        )
+        thread.join(20)
+        error = network.errors.pop(PartyId(1))
+        assert isinstance(error, TransportError)
+        assert "another authority" in str(error)
+        # We trust the right authority but show a stranger's certificate: refused at the handshake.
+        tls = client_tls(stranger, "party-1", trusts=network.authority)
+        thread = network.join(
+            PartyId(1), network.channel(PartyId(1), server.port, tls=tls, patience=1.5)
+        )
+        thread.join(20)
+        assert isinstance(network.errors[PartyId(1)], TransportError)
+    assert not [event for event, _ in network.events if event == "joined"]
+
+
+def test_a_certificate_of_another_party_is_refused(tmp_path: Path) -> None:
+    network = Network(with_timing(build_federation(3)), tmp_path)
+    coordinator = network.coordinator()
+    with network.server(coordinator) as server:
+        for name, said in (("party-2", "certificate is party-2's"), ("nobody", "no party")):
+            channel = network.channel(
+                PartyId(1), server.port, tls=client_tls(network.authority, name)
+            )
+            network.join(PartyId(1), channel).join(20)
+            error = network.errors.pop(PartyId(1))
+            assert isinstance(error, ProtocolError)
+            assert said in str(error)
+
+
+def test_another_plan_is_refused_with_both_digests(tmp_path: Path) -> None:
+    federation = build_federation(3)
+    network = Network(federation, tmp_path)
+    other = Network(build_federation(3, capacity=40), tmp_path, authority=network.authority)
+    coordinator = network.coordinator()
+    with network.server(coordinator) as server:
+        other.join(PartyId(1), other.channel(PartyId(1), server.port)).join(20)
+    error = other.errors[PartyId(1)]
+    assert isinstance(error, SessionAbortedError)
+    assert error.reason is AbortReason.PLAN_MISMATCH
+    assert federation.plan.digest.hex() in str(error)
+
+
+def test_garbage_and_oversize_are_refused_without_harm(tmp_path: Path) -> None:
+    network = Network(with_timing(build_federation(3)), tmp_path)
+    coordinator = network.coordinator()
+    tls = client_tls(network.authority, "party-1")
+    with network.server(coordinator) as server:
+        credentials = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
+        options = [("grpc.ssl_target_name_override", "aggregator")]
+        with grpc.secure_channel(f"127.0.0.1:{server.port}", credentials, options) as raw:
+            for method in ("Join", "Deliver", "Collect"):
+                call = raw.unary_unary(f"/collabedit.v1.Coordination/{method}")
+                for data, status in (
+                    (b"\xff" * 100, grpc.StatusCode.INVALID_ARGUMENT),
+                    (b"", grpc.StatusCode.INVALID_ARGUMENT),
+                    (bytes(32 << 20), grpc.StatusCode.RESOURCE_EXHAUSTED),
+                ):
+                    with pytest.raises(grpc.RpcError) as caught:
+                        call(data, timeout=10)
+                    assert caught.value.code() is status
+            upload = raw.stream_unary("/collabedit.v1.Data/Upload")
+            for metadata in ((), (("session-id", "zz"), ("task", "0"))):
+                with pytest.raises(grpc.RpcError) as caught:
+                    upload(iter([b"x"]), metadata=metadata, timeout=10)
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        threads = [
+            network.join(PartyId(party), network.channel(PartyId(party), server.port))
+            for party in (1, 2, 3)
+        ]
+        assert server.run(linger=5.0)
+        for thread in threads:
+            thread.join(20)
+    assert not network.errors
+
+
+def test_an_aggregator_that_is_not_there_is_named(tmp_path: Path) -> None:
+    network = Network(build_federation(3), tmp_path)
+    channel = network.channel(PartyId(1), 1, patience=1.0)
+    network.join(PartyId(1), channel).join(20)
+    error = network.errors[PartyId(1)]
+    assert isinstance(error, TransportError)
+    assert "no aggregator answers at 127.0.0.1:1" in str(error)
+
+
+def test_the_session_leaves_no_thread_of_ours_behind(tmp_path: Path) -> None:
+    network = Network(with_timing(build_federation(3)), tmp_path)
+    run(network, [1, 2, 3])
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith(("rpc", "collect"))]

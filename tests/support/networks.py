@@ -1,0 +1,103 @@
+"""A throw-away authority and parties in threads that talk real gRPC on loopback."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.service import AggregatorServer, ServerTls
+from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
+from collabedit.party.client import ClientTls, GrpcChannel
+from collabedit.party.session import Member, SessionReport, run_session
+from collabedit.plan import Layer
+from collabedit.sketch import LowRankUpdate, Matrix
+from tests.support.federations import TestFederation
+
+
+def server_tls(authority: Authority, name: str) -> ServerTls:
+    issued = issue_certificate(
+        authority, name=name, hosts=["localhost", "127.0.0.1"], lifetime_days=2
+    )
+    return ServerTls(issued.certificate_pem, issued.key_pem, authority.certificate_pem)
+
+
+def client_tls(authority: Authority, name: str, *, trusts: Authority | None = None) -> ClientTls:
+    issued = issue_certificate(authority, name=name, hosts=[], lifetime_days=2)
+    trusted = trusts or authority
+    return ClientTls(issued.certificate_pem, issued.key_pem, trusted.certificate_pem)
+
+
+@dataclass
+class MatrixEditor:
+    """An editor over given statistics; keeps what it was told."""
+
+    federation: TestFederation
+    party: PartyId
+    applied: list[dict[LayerIndex, LowRankUpdate]] = field(default_factory=list)
+    rolled_back: bool = False
+    scale: float = 1.0
+
+    def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
+        pairs = [self.federation.edits[self.party, TaskIndex(layer.index)] for layer in layers]
+        return [(keys * self.scale, residuals) for keys, residuals in pairs]
+
+    def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
+        self.applied.append(dict(updates))
+
+    def rollback(self) -> None:
+        self.rolled_back = True
+
+
+@dataclass
+class Network:
+    """An aggregator on loopback and the parties' ends."""
+
+    federation: TestFederation
+    directory: Path
+    authority: Authority = field(default_factory=lambda: create_authority("test authority"))
+    events: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    reports: dict[PartyId, SessionReport] = field(default_factory=dict)
+    errors: dict[PartyId, BaseException] = field(default_factory=dict)
+    editors: dict[PartyId, MatrixEditor] = field(default_factory=dict)
+
+    def coordinator(self) -> Coordinator:
+        plan = self.federation.plan
+        return Coordinator(
+            plan,
+            self.federation.identities[AGGREGATOR],
+            directory=self.directory,
+            randomness=SystemRandomness(),
+            observer=lambda event, fields: self.events.append((event, dict(fields))),
+        )
+
+    def server(self, coordinator: Coordinator) -> AggregatorServer:
+        tls = server_tls(self.authority, self.federation.plan.federation.aggregator.name)
+        return AggregatorServer(coordinator, address="127.0.0.1:0", tls=tls)
+
+    def channel(self, party: PartyId, port: int, **options: object) -> GrpcChannel:
+        plan = self.federation.plan
+        values: dict[str, object] = {
+            "tls": client_tls(self.authority, plan.party_name(party)),
+            "server_name": plan.federation.aggregator.name,
+            "patience": 5.0,
+            **options,
+        }
+        return GrpcChannel(f"127.0.0.1:{port}", **values)  # type: ignore[arg-type]
+
+    def join(self, party: PartyId, channel: GrpcChannel, *, scale: float = 1.0) -> threading.Thread:
+        federation = self.federation
+        editor = self.editors[party] = MatrixEditor(federation, party, scale=scale)
+        member = Member(federation.plan, party, federation.identities[party], SystemRandomness())
+
+        def body() -> None:
+            try:
+                self.reports[party] = run_session(member, channel, editor)
+            except BaseException as error:  # noqa: BLE001  handed to the test
+                self.errors[party] = error
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        return thread
