@@ -1,4 +1,4 @@
-"""How the wanted change is shared out over the edited layers (DESIGN of the merge: schedules).
+"""How the wanted change is shared out over the edited layers.
 
 * sequential: as MEMIT does it. Before layer i of L the last edited layer is read on the model as
   edited so far, and (z* - z_now)/(L - i) is still to be added (kmeng01/memit,

@@ -1,4 +1,4 @@
-"""The demo's model loader, without network; its result is tested in tests/e2e/test_real_model.py."""
+"""The demo's model loader, without network; what it loads is tested in tests/e2e."""
 
 from pathlib import Path
 
