@@ -127,12 +127,13 @@ class CollectingSurvivorConfirmations:
 
 @dataclass(frozen=True, slots=True)
 class CollectingUnmaskings:
-    """r5."""
+    """r5. Only `confirmed`, who signed the survivor set, were asked for shares."""
 
     progress: Progress
     roster: Mapping[PartyId, Advertise] = field(repr=False)
     sharers: Mapping[PartyId, ShareKeys] = field(repr=False)
     survivors: frozenset[PartyId]
+    confirmed: frozenset[PartyId]
     answers: Mapping[PartyId, Unmask] = field(default_factory=dict, repr=False)
 
 
@@ -212,9 +213,10 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class MergeRefused:
-    """Local event: the opened sums do not allow a merge."""
+    """Local event: the opened sums do not allow a merge, or there is no sum to open."""
 
     detail: str
+    reason: AbortReason = AbortReason.MERGE_FAILED
 
 
 Event: TypeAlias = RoundClosed | Merged | MergeRefused

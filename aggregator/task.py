@@ -48,8 +48,10 @@ def expected(state: s.Collecting) -> frozenset[PartyId]:
             return frozenset(state.sharers)
         case s.CollectingContributions():
             return state.confirmed
-        case s.CollectingSurvivorConfirmations() | s.CollectingUnmaskings():
+        case s.CollectingSurvivorConfirmations():
             return state.survivors
+        case s.CollectingUnmaskings():
+            return state.confirmed
         case s.CollectingVerifications():
             return state.awaiting
 
@@ -238,9 +240,12 @@ def _end_contribute(state: s.CollectingContributions, progress: s.Progress) -> s
 
 
 def _end_survivors(state: s.CollectingSurvivorConfirmations, progress: s.Progress) -> s.Step:
-    following = s.CollectingUnmaskings(progress, state.roster, state.sharers, state.survivors)
+    confirmed = frozenset(state.answers)
+    following = s.CollectingUnmaskings(
+        progress, state.roster, state.sharers, state.survivors, confirmed
+    )
     message = m.SurvivorsConfirmed(_in_order(state.answers))
-    return s.Step(following, _to_all(progress, frozenset(state.answers), message))
+    return s.Step(following, _to_all(progress, confirmed, message))
 
 
 def _end_unmask(state: s.CollectingUnmaskings, progress: s.Progress) -> s.Step:
@@ -260,7 +265,8 @@ def _end_unmask(state: s.CollectingUnmaskings, progress: s.Progress) -> s.Step:
 
 
 def _end_verify(state: s.CollectingVerifications, progress: s.Progress) -> s.Step:
-    present = frozenset(state.answers)
+    # Whoever verified and then left is not there for the next task.
+    present = frozenset(state.answers) - progress.gone
     following = s.Completed(
         state.survivors, present, state.update_digest, state.sum_digest, progress.dropouts
     )
@@ -305,20 +311,22 @@ def receive(state: s.State, packet: m.Packet) -> s.Step:
     """
     envelope = packet.envelope
     kind, sender = _TYPES[envelope.kind], envelope.sender
-    if isinstance(state, s.Opening | s.Completed | s.Aborted):
+    if isinstance(state, s.Completed | s.Aborted):
         raise UnexpectedMessageError(f"{kind.__name__} in {type(state).__name__}")
     setup = state.progress.setup
-    if sender not in expected(state) | setup.expected:
+    if sender not in setup.expected:
         raise UnexpectedMessageError(f"{kind.__name__} of party {sender}, who is not in this task")
     if kind is m.Abort:
         open_envelope(envelope, m.Abort, context=setup.context, identities=setup.plan.identity)
         return _leave(state, sender)
     file = MESSAGES.get((type(state), kind))
-    if file is None:
+    if isinstance(state, s.Opening) or file is None:
         raise UnexpectedMessageError(f"{kind.__name__} in {type(state).__name__}")
     if sender not in waiting_for(state):
         raise UnexpectedMessageError(f"party {sender} has answered or is not in this round")
-    message = open_envelope(envelope, kind, context=setup.context, identities=setup.plan.identity)
+    message: m.Message = open_envelope(
+        envelope, kind, context=setup.context, identities=setup.plan.identity
+    )
     filed = file(state, sender, message, packet)
     return s.Step(filed) if waiting_for(filed) else _end_round(filed)
 
@@ -341,18 +349,20 @@ def advance(state: s.State, event: s.Event) -> s.Step:
             )
             return s.Step(following, _to_all(state.progress, state.awaiting, release))
         if isinstance(event, s.MergeRefused):
-            refusal = RefusalError(AbortReason.MERGE_FAILED, event.detail, culprit=None)
+            refusal = RefusalError(event.reason, event.detail, culprit=None)
             return _abort(state, state.progress, refusal)
     elif isinstance(event, s.RoundClosed) and not isinstance(state, s.Completed | s.Aborted):
         return _end_round(state)
     raise UnexpectedMessageError(f"{type(event).__name__} in {type(state).__name__}")
 
 
-def _leave(state: s.Collecting, party: PartyId) -> s.Step:
+def _leave(state: s.Collecting | s.Opening, party: PartyId) -> s.Step:
     progress = state.progress
     if party in progress.gone:
         return s.Step(state)
     left = replace(state, progress=replace(progress, gone=progress.gone | {party}))
+    if isinstance(left, s.Opening):
+        return s.Step(left)
     answered = left.answers.keys() - left.progress.gone
     possible = len(waiting_for(left)) + len(answered)
     # Whoever answered and then left still counts for this round, unless too few can go on.

@@ -38,10 +38,16 @@ def check_keys(roster: Mapping[PartyId, m.Advertise]) -> None:
     """Check that every advertised key is a usable point and nobody else's.
 
     Raises:
-        RefusalError: INVALID_PUBLIC_KEY, with the party at fault.
+        RefusalError: INVALID_PUBLIC_KEY. At fault is the party that signed an unusable key or one
+            key twice; of two parties with one key, either may have copied it, but an honest
+            aggregator would have refused the second.
     """
     seen: set[bytes] = set()
     for party, keys in roster.items():
+        if keys.mask_public == keys.seal_public:
+            raise RefusalError(
+                AbortReason.INVALID_PUBLIC_KEY, f"party {party} repeats a key", culprit=party
+            )
         for public in (keys.mask_public, keys.seal_public):
             try:
                 check_public(public)
@@ -51,8 +57,8 @@ def check_keys(roster: Mapping[PartyId, m.Advertise]) -> None:
                 ) from error
             # Two parties with one key would share their masks; an honest party draws its own.
             if public in seen:
-                raise RefusalError(
-                    AbortReason.INVALID_PUBLIC_KEY, f"party {party} repeats a key", culprit=party
+                raise blame_aggregator(
+                    AbortReason.INVALID_PUBLIC_KEY, f"party {party} has another party's key"
                 )
             seen.add(public)
 

@@ -323,7 +323,9 @@ def receive(state: s.State, packet: m.Packet) -> s.Step:
     handler = MESSAGES.get((type(state), kind))
     if handler is None and kind is not m.Abort:
         raise UnexpectedMessageError(f"{kind.__name__} in {type(state).__name__}")
-    message = open_envelope(envelope, kind, context=setup.context, identities=setup.plan.identity)
+    message: m.Message = open_envelope(
+        envelope, kind, context=setup.context, identities=setup.plan.identity
+    )
     if isinstance(message, m.Abort):
         return s.Step(
             s.Aborted(message.reason, message.culprit, "the aggregator ended the session")

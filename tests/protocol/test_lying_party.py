@@ -1,0 +1,745 @@
+"""Every way in which a party can lie to the aggregator, and what becomes of the others.
+
+Scene: five parties, threshold 4, real uploads, a real coordinator; party 2 lies unless said. What
+is refused costs its sender and nobody else: the others get the exact sum of whoever is left.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from collabedit.aggregator import states as a
+from collabedit.crypto.agreement import AgreementKey
+from collabedit.crypto.sealed import seal
+from collabedit.errors import AbortReason, MalformedMessageError, UnexpectedMessageError
+from collabedit.exchange import encode_frame
+from collabedit.ids import PartyId, TaskIndex
+from collabedit.party import states as s
+from collabedit.proto import messages as m
+from collabedit.proto.codec import decode_body, encode_body
+from collabedit.proto.statements import share_associated_data
+from tests.protocol.stage import FIRST, Session, instead_of, kind_of, parties, plain_sum
+from tests.support.federations import TestFederation, build_federation
+from tests.support.randomness import InsecureTestRandomness
+
+LIAR = PartyId(2)
+HONEST = parties(1, 3, 4, 5)
+SHARE = bytes(33)
+SECOND = TaskIndex(1)
+
+
+@pytest.fixture(scope="module")
+def federation() -> TestFederation:
+    return build_federation(5)
+
+
+def content(packet: m.Packet) -> m.Message:
+    return decode_body(packet.envelope.kind, packet.envelope.body)
+
+
+def committed(session: Session, keys: m.ShareKeys) -> m.Envelope:
+    """Sign as the liar, whose own machine takes this for what it sent."""
+    envelope = session.sign(LIAR, keys)
+    state = session.states[LIAR]
+    assert isinstance(state, s.AwaitingShares)
+    session.states[LIAR] = replace(state, commitment=envelope)
+    return envelope
+
+
+def assert_goes_on(session: Session, survivors: frozenset[PartyId]) -> None:
+    """The sum over the survivors is exact, and every honest survivor completed."""
+    assert session.coordinator.records, session.coordinator.state
+    assert session.survivors == survivors
+    np.testing.assert_array_equal(session.sums[FIRST], plain_sum(session.federation, survivors))
+    for party in HONEST:
+        assert isinstance(session.states[party], s.Completed), session.states[party]
+
+
+def assert_nothing_opened(session: Session, reason: AbortReason) -> None:
+    state = session.coordinator.state
+    assert isinstance(state, a.Aborted)
+    assert state.reason is reason
+    assert not session.sums
+    for party in HONEST:
+        held = session.states[party]
+        assert isinstance(held, s.Aborted)
+        assert held.reason is reason
+
+
+def lie(
+    federation: TestFederation, tmp_path: Path, message: type[m.Message], changed: m.Message
+) -> Session:
+    """Run with party 2 signing `changed` instead of its `message`."""
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        return m.Packet(session.sign(LIAR, changed), packet.attachments)
+
+    session.alter = instead_of(LIAR, message, make)
+    return session.run()
+
+
+# r0.
+
+
+@pytest.mark.parametrize(
+    "key",
+    [bytes(32), (1).to_bytes(32, "little"), b"\xff" * 32, (2**255 - 19 + 9).to_bytes(32, "little")],
+    ids=["zero", "order 4", "not canonical", "not canonical 9"],
+)
+@pytest.mark.parametrize("which", ["mask_public", "seal_public"])
+def test_an_unusable_key_drops_its_owner(
+    key: bytes, which: str, federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        advertise = content(packet)
+        assert isinstance(advertise, m.Advertise)
+        return m.Packet(session.sign(LIAR, replace(advertise, **{which: key})))
+
+    session.alter = instead_of(LIAR, m.Advertise, make)
+    session.run()
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR) == [AbortReason.INVALID_PUBLIC_KEY]
+
+
+@pytest.mark.parametrize("same", ["own", "another party's"])
+def test_a_repeated_key_drops_whoever_repeats_it(
+    same: str, federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+    seen: list[m.Advertise] = []
+
+    def alter(party: PartyId, packet: m.Packet) -> Iterable[m.Packet]:
+        message = content(packet)
+        if not isinstance(message, m.Advertise):
+            return (packet,)
+        seen.append(message)
+        if party != LIAR:
+            return (packet,)
+        copied = message.mask_public if same == "own" else seen[0].mask_public
+        return (m.Packet(session.sign(LIAR, replace(message, seal_public=copied))),)
+
+    session.alter = alter
+    session.run()
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR) == [AbortReason.INVALID_PUBLIC_KEY]
+
+
+def test_a_key_of_a_wrong_length_drops_its_owner(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    session = lie(federation, tmp_path, m.Advertise, m.Advertise(bytes(31), bytes(range(32))))
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR) == ["MalformedMessageError"]
+
+
+# r1.
+
+
+def test_shares_for_the_wrong_parties_drop_their_sender(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        keys = content(packet)
+        assert isinstance(keys, m.ShareKeys)
+        digests = {(PartyId(6) if to == 5 else to): value for to, value in keys.digests.items()}
+        return m.Packet(session.sign(LIAR, replace(keys, digests=digests)), packet.attachments)
+
+    session.alter = instead_of(LIAR, m.ShareKeys, make)
+    session.run()
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR) == [AbortReason.MALFORMED_MESSAGE]
+
+
+@pytest.mark.parametrize("how", ["changed", "missing", "surplus", "swapped"])
+def test_attachments_that_are_not_the_signed_ones_drop_their_sender(
+    how: str, federation: TestFederation, tmp_path: Path
+) -> None:
+    def make(packet: m.Packet) -> m.Packet:
+        first, *rest = packet.attachments
+        made = {
+            "changed": (first[:-1] + bytes([first[-1] ^ 1]), *rest),
+            "missing": tuple(rest),
+            "surplus": (first, *rest, first),
+            "swapped": (*rest, first),
+        }
+        return replace(packet, attachments=made[how])
+
+    session = Session(federation, tmp_path, alter=instead_of(LIAR, m.ShareKeys, make)).run()
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR) == [AbortReason.DIGEST_MISMATCH]
+
+
+def test_a_share_that_does_not_open_costs_its_receiver_only_and_names_the_sender(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        keys = content(packet)
+        assert isinstance(keys, m.ShareKeys)
+        junk = bytes(126)
+        digests = {**keys.digests, PartyId(1): hashlib.sha256(junk).digest()}
+        envelope = committed(session, replace(keys, digests=digests))
+        return m.Packet(envelope, (junk, *packet.attachments[1:]))
+
+    session.alter = instead_of(LIAR, m.ShareKeys, make)
+    session.run()
+    # Nobody but party 1 can know: it leaves, the sum is over the rest. A named limit of the design.
+    victim = session.states[PartyId(1)]
+    assert isinstance(victim, s.Aborted)
+    assert (victim.reason, victim.culprit) == (AbortReason.INVALID_SEAL, LIAR)
+    assert session.survivors == parties(2, 3, 4, 5)
+    np.testing.assert_array_equal(session.sums[FIRST], plain_sum(federation, session.survivors))
+
+
+# r2, r4, r6: another transcript.
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "survivors"),
+    [
+        (m.Confirm(bytes(32)), AbortReason.ROSTER_FORK, HONEST),
+        (
+            m.ConfirmSurvivors(bytes(32)),
+            AbortReason.SURVIVOR_FORK,
+            HONEST | {LIAR},
+        ),
+        (m.VerifyUpdate(bytes(32)), AbortReason.UPDATE_FORK, HONEST | {LIAR}),
+    ],
+    ids=["r2", "r4", "r6"],
+)
+def test_another_transcript_drops_its_signer(
+    changed: m.Message,
+    reason: AbortReason,
+    survivors: frozenset[PartyId],
+    federation: TestFederation,
+    tmp_path: Path,
+) -> None:
+    session = lie(federation, tmp_path, type(changed), changed)
+    assert_goes_on(session, survivors)
+    assert session.reasons(LIAR) == [reason]
+
+
+# r3.
+
+
+def test_a_wrong_element_count_drops_the_contribution(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        contribute = content(packet)
+        assert isinstance(contribute, m.Contribute)
+        return m.Packet(session.sign(LIAR, replace(contribute, elements=contribute.elements + 1)))
+
+    session.alter = instead_of(LIAR, m.Contribute, make)
+    session.run()
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR) == [AbortReason.MALFORMED_MESSAGE]
+
+
+@pytest.mark.parametrize("field", ["root", "tiles"])
+def test_a_root_or_count_that_does_not_match_the_tiles_drops_the_contribution(
+    field: str, federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        contribute = content(packet)
+        assert isinstance(contribute, m.Contribute)
+        wrong = {"root": bytes(32), "tiles": contribute.tiles + 1}[field]
+        changed = replace(contribute, **{field: wrong})  # type: ignore[arg-type]
+        return m.Packet(session.sign(LIAR, changed))
+
+    session.alter = instead_of(LIAR, m.Contribute, make)
+    session.run()
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR) == [AbortReason.DIGEST_MISMATCH]
+
+
+@pytest.mark.parametrize("missing", [0, -1, "all"])
+def test_gaps_in_the_upload_drop_the_contribution(
+    missing: int | str, federation: TestFederation, tmp_path: Path
+) -> None:
+    def frames(party: PartyId, sent: list[bytes]) -> Iterable[bytes]:
+        if party != LIAR:
+            return sent
+        if isinstance(missing, str):
+            return ()
+        del sent[missing]
+        return sent
+
+    session = Session(federation, tmp_path, alter_frames=frames).run()
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR) == [AbortReason.MALFORMED_MESSAGE]
+
+
+def test_a_tile_changed_after_masking_drops_the_contribution(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    def frames(party: PartyId, sent: list[bytes]) -> Iterable[bytes]:
+        if party == LIAR:
+            payload = sent[0][48:]
+            sent[0] = encode_frame(0, bytes([payload[0] ^ 1]) + payload[1:])
+        return sent
+
+    session = Session(federation, tmp_path, alter_frames=frames).run()
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR) == [AbortReason.DIGEST_MISMATCH]
+
+
+def test_a_tile_sent_twice_with_other_bytes_keeps_the_first(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    def frames(party: PartyId, sent: list[bytes]) -> Iterable[bytes]:
+        if party == LIAR:
+            sent.insert(1, encode_frame(0, bytes(len(sent[0]) - 48)))
+        return sent
+
+    session = Session(federation, tmp_path, alter_frames=frames).run()
+    assert_goes_on(session, HONEST | {LIAR})
+    assert session.reasons(LIAR) == ["MalformedMessageError"]
+
+
+def test_frames_after_the_contribution_was_accepted_are_refused(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+    kept: list[bytes] = []
+
+    def frames(party: PartyId, sent: list[bytes]) -> Iterable[bytes]:
+        if party == 1:
+            kept.extend(sent)
+        elif party == 3:
+            # Party 1 has contributed by now.
+            with pytest.raises(UnexpectedMessageError, match="no upload of party 1"):
+                session.coordinator.put_frame(PartyId(1), FIRST, kept[0])
+        return sent
+
+    session.alter_frames = frames
+    session.run()
+    assert kept
+    assert_goes_on(session, HONEST | {LIAR})
+
+
+# r5.
+
+
+def unmask_changed(session: Session, change: dict[PartyId, m.Share | None]) -> None:
+    """Let party 2 reveal other shares: None takes one out."""
+
+    def make(packet: m.Packet) -> m.Packet:
+        unmask = content(packet)
+        assert isinstance(unmask, m.Unmask)
+        shares = {**unmask.shares, **{k: v for k, v in change.items() if v is not None}}
+        for owner in (owner for owner, value in change.items() if value is None):
+            del shares[owner]
+        return m.Packet(session.sign(LIAR, m.Unmask(shares)))
+
+    session.alter = instead_of(LIAR, m.Unmask, make)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {PartyId(3): m.MaskKeyShare(SHARE)},
+        {PartyId(3): None},
+        {PartyId(6): m.SelfMaskShare(SHARE)},
+    ],
+    ids=["wrong kind", "one missing", "of a stranger"],
+)
+def test_shares_that_were_not_asked_for_drop_their_sender(
+    change: dict[PartyId, m.Share | None], federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+    unmask_changed(session, change)
+    session.run()
+    assert_goes_on(session, HONEST | {LIAR})
+    assert session.reasons(LIAR) == [AbortReason.INVALID_SHARE]
+
+
+def test_the_self_mask_share_of_a_dropped_party_is_refused(tmp_path: Path) -> None:
+    federation = build_federation(6)
+    session = Session(federation, tmp_path)
+    unmask_changed(session, {PartyId(6): m.SelfMaskShare(SHARE)})
+    inner = session.alter
+
+    def alter(party: PartyId, packet: m.Packet) -> Iterable[m.Packet]:
+        if party == 6 and kind_of(packet) is m.Contribute:
+            return ()
+        return inner(party, packet)
+
+    session.alter = alter
+    session.run()
+    assert federation.plan.threshold == 5
+    # Party 6 is gone already, so the liar's share is one too few.
+    assert_nothing_opened(session, AbortReason.BELOW_THRESHOLD)
+    assert AbortReason.INVALID_SHARE in session.reasons(LIAR)
+
+
+def test_both_kinds_of_share_for_one_owner_cannot_be_encoded(federation: TestFederation) -> None:
+    # The message is a mapping, and two entries of one owner do not decode.
+    one = m.Unmask({PartyId(1): m.SelfMaskShare(SHARE)})
+    other = m.Unmask({PartyId(1): m.MaskKeyShare(SHARE)})
+    with pytest.raises(MalformedMessageError):
+        decode_body(m.KINDS[m.Unmask], encode_body(one) + encode_body(other))
+
+
+@pytest.mark.parametrize("liar", [1, 2, 5])
+def test_wrong_shares_do_not_spoil_a_sum_that_enough_right_ones_support(
+    liar: int, federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        unmask = content(packet)
+        assert isinstance(unmask, m.Unmask)
+        shares = {owner: m.SelfMaskShare(SHARE) for owner in unmask.shares}
+        return m.Packet(session.sign(PartyId(liar), m.Unmask(dict(shares))))
+
+    session.alter = instead_of(liar, m.Unmask, make)
+    session.run()
+    assert_goes_on(session, HONEST | {LIAR})
+    assert not session.refusals
+
+
+def test_a_share_beyond_the_field_does_not_spoil_the_sum(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+    unmask_changed(session, {PartyId(3): m.SelfMaskShare(b"\xff" * 33)})
+    session.run()
+    assert_goes_on(session, HONEST | {LIAR})
+
+
+@pytest.mark.parametrize("silent", [5, None])
+def test_too_few_right_shares_open_nothing(
+    silent: int | None, federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def alter(party: PartyId, packet: m.Packet) -> Iterable[m.Packet]:
+        if kind_of(packet) is not m.Unmask:
+            return (packet,)
+        if party == silent:
+            return ()
+        if party != LIAR and (silent is not None or party != 3):
+            return (packet,)
+        unmask = content(packet)
+        assert isinstance(unmask, m.Unmask)
+        shares = {**unmask.shares, PartyId(4): m.SelfMaskShare(SHARE)}
+        return (m.Packet(session.sign(party, m.Unmask(shares))),)
+
+    session.alter = alter
+    session.run()
+    assert isinstance(session.coordinator.state, a.Aborted)
+    assert session.coordinator.state.reason is AbortReason.INVALID_SHARE
+    assert session.coordinator.state.culprit is None
+    assert not session.sums
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_shares_of_a_wrong_secret_open_nothing(federation: TestFederation, tmp_path: Path) -> None:
+    # Party 2 commits to one self-mask seed and shares another one.
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        keys = content(packet)
+        assert isinstance(keys, m.ShareKeys)
+        envelope = committed(session, replace(keys, self_mask_commitment=bytes(32)))
+        return m.Packet(envelope, packet.attachments)
+
+    session.alter = instead_of(LIAR, m.ShareKeys, make)
+    session.run()
+    assert_nothing_opened(session, AbortReason.INVALID_SHARE)
+
+
+def test_shares_of_a_wrong_secret_of_a_dropped_party_open_nothing(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    # Party 2 shares another mask key than the one it advertised, and falls silent in r3.
+    session = Session(federation, tmp_path)
+    other = AgreementKey.from_secret(bytes(range(32)))
+
+    def make(packet: m.Packet) -> Iterable[m.Packet]:
+        if kind_of(packet) is m.Contribute:
+            return ()
+        if kind_of(packet) is m.Advertise:
+            state = session.states[LIAR]
+            assert isinstance(state, s.AwaitingRoster)
+            advertise = m.Advertise(other.public, state.seal_key.public)
+            envelope = session.sign(LIAR, advertise)
+            session.states[LIAR] = replace(state, advertisement=envelope)
+            return (m.Packet(envelope),)
+        return (packet,)
+
+    def alter(party: PartyId, packet: m.Packet) -> Iterable[m.Packet]:
+        return make(packet) if party == LIAR else (packet,)
+
+    session.alter = alter
+    session.run()
+    assert_nothing_opened(session, AbortReason.INVALID_SHARE)
+
+
+# Any round.
+
+SENT = (
+    m.Advertise,
+    m.ShareKeys,
+    m.Confirm,
+    m.Contribute,
+    m.ConfirmSurvivors,
+    m.Unmask,
+    m.VerifyUpdate,
+)
+BEFORE_R4 = SENT[:4]
+
+
+@pytest.mark.parametrize("message", SENT, ids=lambda kind: kind.__name__)
+def test_a_second_different_answer_does_not_replace_the_first(
+    message: type[m.Message], federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+    others: dict[type[m.Message], m.Message] = {
+        m.Advertise: m.Advertise(bytes([9]) * 32, bytes([10]) * 32),
+        m.ShareKeys: m.ShareKeys(bytes(32), bytes(32), {}),
+        m.Confirm: m.Confirm(bytes(32)),
+        m.Contribute: m.Contribute(1, 1, bytes(32)),
+        m.ConfirmSurvivors: m.ConfirmSurvivors(bytes(32)),
+        m.Unmask: m.Unmask({PartyId(1): m.SelfMaskShare(SHARE)}),
+        m.VerifyUpdate: m.VerifyUpdate(bytes(32)),
+    }
+
+    def make(packet: m.Packet) -> Iterable[m.Packet]:
+        return (packet, m.Packet(session.sign(LIAR, others[message])))
+
+    session.alter = instead_of(LIAR, message, make)
+    session.run()
+    assert_goes_on(session, HONEST | {LIAR})
+    assert session.reasons(LIAR) == ["UnexpectedMessageError"]
+
+
+@pytest.mark.parametrize("message", SENT, ids=lambda kind: kind.__name__)
+def test_the_same_answer_twice_is_acknowledged_and_counts_once(
+    message: type[m.Message], federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+    session.alter = instead_of(LIAR, message, lambda packet: (packet, packet, packet))
+    session.run()
+    assert_goes_on(session, HONEST | {LIAR})
+    assert not session.refusals
+
+
+@pytest.mark.parametrize("message", SENT, ids=lambda kind: kind.__name__)
+def test_a_message_in_another_partys_name_is_refused_and_the_other_still_answers(
+    message: type[m.Message], federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> Iterable[m.Packet]:
+        # Party 2 signs its own content as party 5, who has not answered yet.
+        stolen = replace(packet.envelope, sender=PartyId(5))
+        return (replace(packet, envelope=stolen), packet)
+
+    session.alter = instead_of(LIAR, message, make)
+    session.run()
+    assert_goes_on(session, HONEST | {LIAR})
+    assert session.reasons(5) == ["InvalidSignatureError"]
+
+
+def test_nobody_leaves_in_another_partys_name(federation: TestFederation, tmp_path: Path) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> Iterable[m.Packet]:
+        farewell = session.sign(LIAR, m.Abort(AbortReason.PARTY_LEFT, PartyId(5)))
+        return (m.Packet(replace(farewell, sender=PartyId(5))), packet)
+
+    session.alter = instead_of(LIAR, m.Confirm, make)
+    session.run()
+    assert_goes_on(session, HONEST | {LIAR})
+
+
+def test_an_abort_that_blames_another_party_costs_only_its_sender(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(_packet: m.Packet) -> m.Packet:
+        return m.Packet(session.sign(LIAR, m.Abort(AbortReason.INVALID_SHARE, PartyId(5))))
+
+    session.alter = instead_of(LIAR, m.Confirm, make)
+    session.run()
+    assert_goes_on(session, HONEST)
+
+
+@pytest.mark.parametrize("message", BEFORE_R4, ids=lambda kind: kind.__name__)
+def test_a_party_that_was_dropped_cannot_come_back_in_a_later_round(
+    message: type[m.Message], federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def alter(party: PartyId, packet: m.Packet) -> Iterable[m.Packet]:
+        if party == LIAR and kind_of(packet) is message:
+            return ()
+        if party == 1 and session.coordinator.round_name > "r3" and message is not m.Contribute:
+            session.deliver(m.Packet(session.sign(LIAR, m.Confirm(bytes(32)))))
+        if party == 1 and kind_of(packet) is m.ConfirmSurvivors:
+            session.deliver(m.Packet(session.sign(LIAR, m.ConfirmSurvivors(bytes(32)))))
+        return (packet,)
+
+    session.alter = alter
+    session.run()
+    assert_goes_on(session, HONEST)
+    assert "UnexpectedMessageError" in session.reasons(LIAR)
+    dropouts = session.coordinator.records[0].dropouts
+    assert [dropout.party for dropout in dropouts] == [LIAR]
+
+
+def test_messages_of_an_earlier_task_are_refused_in_the_next(tmp_path: Path) -> None:
+    federation = build_federation(5, layers=2)
+    session = Session(federation, tmp_path)
+    earlier: list[m.Packet] = []
+
+    def alter(party: PartyId, packet: m.Packet) -> Iterable[m.Packet]:
+        if party != LIAR:
+            return (packet,)
+        if packet.envelope.context.task == 0:
+            earlier.append(packet)
+            return (packet,)
+        # A whole replay is acknowledged and ignored; pasted into this task it is no signature.
+        pasted = [
+            replace(old, envelope=replace(old.envelope, context=packet.envelope.context))
+            for old in earlier
+            if old.envelope.kind == packet.envelope.kind
+        ]
+        session.coordinator._accepted.clear()
+        return (*earlier, *(p for p in pasted if p.envelope.kind != 90), packet)
+
+    session.alter = alter
+    session.run()
+    assert len(session.coordinator.records) == 2
+    assert session.coordinator.records[1].survivors == HONEST | {LIAR}
+    np.testing.assert_array_equal(
+        session.sums[SECOND], plain_sum(federation, HONEST | {LIAR}, SECOND)
+    )
+    assert set(session.reasons(LIAR)) <= {
+        "UnexpectedMessageError",
+        "MalformedMessageError",
+        "InvalidSignatureError",
+    }
+    assert session.reasons(LIAR)
+
+
+def test_a_replay_of_a_whole_earlier_message_changes_nothing(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    session = Session(federation, tmp_path)
+    earlier: list[m.Packet] = []
+
+    def alter(party: PartyId, packet: m.Packet) -> Iterable[m.Packet]:
+        replays = tuple(earlier)
+        earlier.append(packet)
+        return (*replays, packet)
+
+    session.alter = alter
+    session.run()
+    assert_goes_on(session, HONEST | {LIAR})
+    assert not session.refusals
+
+
+def test_messages_of_another_session_are_refused(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    recorded: dict[type[m.Message], m.Packet] = {}
+
+    def record(party: PartyId, packet: m.Packet) -> Iterable[m.Packet]:
+        if party == LIAR:
+            recorded[kind_of(packet)] = packet
+        return (packet,)
+
+    randomness = {PartyId(end): InsecureTestRandomness(77 + end) for end in range(6)}
+    Session(federation, tmp_path / "first", alter=record, randomness=randomness).run()
+    session = Session(federation, tmp_path / "second")
+
+    def replay(party: PartyId, packet: m.Packet) -> Iterable[m.Packet]:
+        return (recorded[kind_of(packet)],) if party == LIAR else (packet,)
+
+    session.alter = replay
+    session.run()
+    assert_goes_on(session, HONEST)
+    assert session.reasons(LIAR)[0] == "UnexpectedMessageError"
+
+
+# Leaving, and coming to the next task.
+
+
+def test_a_party_that_leaves_after_verifying_is_not_waited_for_in_the_next_task(
+    tmp_path: Path,
+) -> None:
+    federation = build_federation(5, layers=2)
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> Iterable[m.Packet]:
+        return (packet, m.Packet(session.sign(LIAR, m.Abort(AbortReason.PARTY_LEFT, LIAR))))
+
+    session.alter = instead_of(LIAR, m.VerifyUpdate, make)
+    session.run()
+    assert session.coordinator._setup.expected == HONEST
+
+
+def test_a_party_that_is_silent_in_r4_is_not_waited_for_in_r5(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    rounds: list[str] = []
+
+    def observe(event: str, fields: object) -> None:
+        if event == "round-closed":
+            assert isinstance(fields, dict)
+            rounds.append(fields["round"])
+
+    session = Session(federation, tmp_path, observer=observe)
+    session.alter = instead_of(LIAR, m.ConfirmSurvivors, lambda _packet: ())
+    session.run()
+    assert_goes_on(session, HONEST | {LIAR})
+    assert rounds == ["r4-survivors"]
+
+
+def test_a_party_whose_own_share_was_resealed_for_another_context_is_named(
+    federation: TestFederation, tmp_path: Path
+) -> None:
+    # Party 2 seals its share for party 1 under the associated data of party 3.
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        keys = content(packet)
+        state = session.states[LIAR]
+        assert isinstance(keys, m.ShareKeys)
+        assert isinstance(state, s.AwaitingShares)
+        sealed = seal(
+            sender=state.seal_key,
+            receiver_public=state.roster[PartyId(1)].seal_public,
+            plaintext=bytes(98),
+            associated_data=share_associated_data(
+                state.setup.context, sender=LIAR, receiver=PartyId(3)
+            ),
+            randomness=state.setup.randomness,
+        )
+        digests = {**keys.digests, PartyId(1): hashlib.sha256(sealed).digest()}
+        envelope = committed(session, replace(keys, digests=digests))
+        return m.Packet(envelope, (sealed, *packet.attachments[1:]))
+
+    session.alter = instead_of(LIAR, m.ShareKeys, make)
+    session.run()
+    victim = session.states[PartyId(1)]
+    assert isinstance(victim, s.Aborted)
+    assert (victim.reason, victim.culprit) == (AbortReason.INVALID_SEAL, LIAR)
