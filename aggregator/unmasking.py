@@ -7,7 +7,8 @@ fits, nothing is opened.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from collabedit.crypto.agreement import AgreementKey
 from collabedit.crypto.kdf import commit, is_equal
@@ -21,7 +22,8 @@ from collabedit.proto.messages import Advertise, Context, ShareKeys, Unmask
 from collabedit.proto.statements import RefusalError, owner_context
 
 MAXIMUM_SUBSETS = 2000
-"""Sets of t shares to try before giving up; covers every single liar among 60 parties."""
+"""Sets of t shares to try before giving up: every one or two liars among 60 parties, every single
+one among 1000, as long as t right shares are left."""
 
 
 def recover_masks(
@@ -54,10 +56,8 @@ def recover_masks(
                 shares,
                 threshold=threshold,
                 owner=owner,
-                fits=lambda secret, owner=owner: is_equal(
-                    commit("self-mask", owner_context(context, owner), secret),
-                    sharers[owner].self_mask_commitment,
-                ),
+                public_image=partial(commit, "self-mask", owner_context(context, owner)),
+                expected=sharers[owner].self_mask_commitment,
             )
             key = self_mask_key(seed, owner_context(context, owner))
             masks.append(SignedMask(1, Keystream(key)))
@@ -66,9 +66,8 @@ def recover_masks(
             shares,
             threshold=threshold,
             owner=owner,
-            fits=lambda secret, owner=owner: is_equal(
-                AgreementKey.from_secret(secret).public, roster[owner].mask_public
-            ),
+            public_image=_mask_public,
+            expected=roster[owner].mask_public,
         )
         agreement = AgreementKey.from_secret(secret)
         for survivor in sorted(survivors):
@@ -77,20 +76,38 @@ def recover_masks(
     return tuple(masks)
 
 
+def _mask_public(secret: bytes) -> bytes:
+    return AgreementKey.from_secret(secret).public
+
+
+def _subsets(parties: Sequence[PartyId], threshold: int) -> Iterator[tuple[PartyId, ...]]:
+    """List the sets of `threshold` parties: as if nobody lied, then one, then two, and so on.
+
+    In the order of `itertools.combinations` thousands of sets would hold the same first party.
+    """
+    seen = set()
+    for liars in range(len(parties) - threshold + 1):
+        for left_out in itertools.combinations(parties, liars):
+            subset = tuple(party for party in parties if party not in left_out)[:threshold]
+            if subset not in seen:
+                seen.add(subset)
+                yield subset
+
+
 def _reconstruct(
     shares: Mapping[PartyId, bytes],
     *,
     threshold: int,
     owner: PartyId,
-    fits: Callable[[bytes], bool],
+    public_image: Callable[[bytes], bytes],
+    expected: bytes,
 ) -> bytes:
-    subsets = itertools.combinations(sorted(shares), threshold)
-    for subset in itertools.islice(subsets, MAXIMUM_SUBSETS):
+    for subset in itertools.islice(_subsets(sorted(shares), threshold), MAXIMUM_SUBSETS):
         try:
             secret = combine({party: shares[party] for party in subset}, threshold=threshold)
         except InvalidShareError:
             continue
-        if fits(secret):
+        if is_equal(public_image(secret), expected):
             return secret
     raise RefusalError(
         AbortReason.INVALID_SHARE,
