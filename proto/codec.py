@@ -208,7 +208,7 @@ def _decode_abort(proto: pb.Abort) -> m.Abort:
 _Body: TypeAlias = tuple[type[ProtoMessage], Callable[[Any], ProtoMessage], Callable[[Any], Any]]
 
 
-def _empty(proto: type[ProtoMessage], domain: type[m.Message]) -> _Body:
+def _empty(proto: type[ProtoMessage], domain: Callable[[], m.Message]) -> _Body:
     return proto, lambda _message: proto(), lambda _proto: domain()
 
 
@@ -230,28 +230,26 @@ def _single(proto: type[ProtoMessage], domain: Callable[..., m.Message], field: 
     )
 
 
-_BODIES: Mapping[int, _Body] = {
-    m.KINDS[domain]: body
-    for domain, body in {
-        m.Join: _empty(pb.Join, m.Join),
-        m.Welcome: _empty(pb.Welcome, m.Welcome),
-        m.Advertise: (pb.Advertise, _encode_advertise, _decode_advertise),
-        m.Roster: _list(pb.Roster, m.Roster, "advertisements"),
-        m.ShareKeys: (pb.ShareKeys, _encode_share_keys, _decode_share_keys),
-        m.RelayShares: _list(pb.RelayShares, m.RelayShares, "commitments"),
-        m.Confirm: _single(pb.Confirm, m.Confirm, "transcript"),
-        m.Confirmed: _list(pb.Confirmed, m.Confirmed, "confirmations"),
-        m.Contribute: (pb.Contribute, _encode_contribute, _decode_contribute),
-        m.ProposeSurvivors: _list(pb.ProposeSurvivors, m.ProposeSurvivors, "contributions"),
-        m.ConfirmSurvivors: _single(pb.ConfirmSurvivors, m.ConfirmSurvivors, "transcript"),
-        m.SurvivorsConfirmed: _list(pb.SurvivorsConfirmed, m.SurvivorsConfirmed, "confirmations"),
-        m.Unmask: (pb.Unmask, _encode_unmask, _decode_unmask),
-        m.Release: (pb.Release, _encode_release, _decode_release),
-        m.VerifyUpdate: _single(pb.VerifyUpdate, m.VerifyUpdate, "update_digest"),
-        m.UpdateVerified: _list(pb.UpdateVerified, m.UpdateVerified, "confirmations"),
-        m.Abort: (pb.Abort, _encode_abort, _decode_abort),
-    }.items()
+_BODIES_BY_TYPE: Mapping[type, _Body] = {
+    m.Join: _empty(pb.Join, m.Join),
+    m.Welcome: _empty(pb.Welcome, m.Welcome),
+    m.Advertise: (pb.Advertise, _encode_advertise, _decode_advertise),
+    m.Roster: _list(pb.Roster, m.Roster, "advertisements"),
+    m.ShareKeys: (pb.ShareKeys, _encode_share_keys, _decode_share_keys),
+    m.RelayShares: _list(pb.RelayShares, m.RelayShares, "commitments"),
+    m.Confirm: _single(pb.Confirm, m.Confirm, "transcript"),
+    m.Confirmed: _list(pb.Confirmed, m.Confirmed, "confirmations"),
+    m.Contribute: (pb.Contribute, _encode_contribute, _decode_contribute),
+    m.ProposeSurvivors: _list(pb.ProposeSurvivors, m.ProposeSurvivors, "contributions"),
+    m.ConfirmSurvivors: _single(pb.ConfirmSurvivors, m.ConfirmSurvivors, "transcript"),
+    m.SurvivorsConfirmed: _list(pb.SurvivorsConfirmed, m.SurvivorsConfirmed, "confirmations"),
+    m.Unmask: (pb.Unmask, _encode_unmask, _decode_unmask),
+    m.Release: (pb.Release, _encode_release, _decode_release),
+    m.VerifyUpdate: _single(pb.VerifyUpdate, m.VerifyUpdate, "update_digest"),
+    m.UpdateVerified: _list(pb.UpdateVerified, m.UpdateVerified, "confirmations"),
+    m.Abort: (pb.Abort, _encode_abort, _decode_abort),
 }
+_BODIES = {m.KINDS[domain]: body for domain, body in _BODIES_BY_TYPE.items()}
 
 
 def encode_body(message: m.Message) -> bytes:
@@ -276,6 +274,9 @@ def decode_body(kind: int, body: bytes) -> m.Message:
     return message
 
 
+_WITH_ATTACHMENTS = frozenset({m.KINDS[m.ShareKeys], m.KINDS[m.RelayShares]})
+
+
 def _packet_to_proto(packet: m.Packet) -> pb.Packet:
     return pb.Packet(envelope=_to_proto(packet.envelope), attachments=packet.attachments)
 
@@ -283,6 +284,10 @@ def _packet_to_proto(packet: m.Packet) -> pb.Packet:
 def _packet_from_proto(proto: pb.Packet) -> m.Packet:
     attachments = tuple(proto.attachments)
     _require(len(attachments) <= MAXIMUM_PARTIES, f"{len(attachments)} attachments")
+    _require(
+        not attachments or proto.envelope.kind in _WITH_ATTACHMENTS,
+        f"attachments to kind {proto.envelope.kind}, which binds none",
+    )
     for attachment in attachments:
         size = len(attachment)
         _require(size <= MAXIMUM_ATTACHMENT_BYTES, f"attachment of {size} bytes")
@@ -330,6 +335,8 @@ def decode_collect_request(data: bytes) -> tuple[bytes, int, float]:
     _require(request.cursor <= _UINT32, f"cursor {request.cursor}")
     wait = request.wait_seconds
     _require(math.isfinite(wait) and wait >= 0, "wait_seconds is not a duration")
+    canonical = encode_collect_request(session_id, cursor=request.cursor, wait_seconds=wait)
+    _require(canonical == data, "CollectRequest is not in its canonical encoding")
     return session_id, request.cursor, wait
 
 
@@ -346,4 +353,6 @@ def decode_collect_reply(data: bytes) -> tuple[m.Packet, ...]:
         MalformedMessageError: not a valid reply.
     """
     reply = _parse(service.CollectReply, data)
-    return tuple(_packet_from_proto(proto) for proto in reply.packets)
+    packets = tuple(_packet_from_proto(proto) for proto in reply.packets)
+    _require(encode_collect_reply(packets) == data, "CollectReply is not in its canonical encoding")
+    return packets

@@ -216,7 +216,7 @@ Message: TypeAlias = (
     | Abort
 )
 
-KINDS: Mapping[type[Message], int] = {
+KINDS: Mapping[type, int] = {
     Join: 1,
     Welcome: 2,
     Advertise: 10,
