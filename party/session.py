@@ -114,8 +114,10 @@ def run_session(
             session.run_task(TaskIndex(index), editor) for index in range(len(member.plan.tasks))
         ]
     except BaseException as error:
-        editor.rollback()
-        session.leave(error)
+        try:
+            editor.rollback()
+        finally:
+            session.leave(error)
         raise
     finally:
         channel.close()
@@ -161,8 +163,10 @@ class _Session:
         computed = time.monotonic()
         self._observer("computed", {"task": task, "layers": [layer.index for layer in layers]})
         completed, bundle = self._sum(task, encoded)
-        editor.apply(decode_bundle(plan, task, bundle))
         self._chain = next_chain(self._chain, completed.update_digest)
+        # The aggregator is at the next task by now: a farewell from here on belongs there.
+        self._context = m.Context(plan.digest, self.session_id, TaskIndex(task + 1), self._chain)
+        editor.apply(decode_bundle(plan, task, bundle))
         survivors = tuple(plan.party_name(party) for party in sorted(completed.survivors))
         self._observer("applied", {"task": task, "survivors": list(survivors)})
         return TaskReport(
