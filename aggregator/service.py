@@ -8,10 +8,10 @@ starve and opens sums; request threads only file messages.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -179,8 +179,9 @@ class AggregatorServer:
         )
 
     def _caller(self, context: grpc.ServicerContext) -> PartyId:
-        names = context.auth_context().get("x509_common_name", [])
-        name = names[0].decode("utf-8", "replace") if names else ""
+        # The stubs say bytes, gRPC gives lists of them.
+        properties = cast("Mapping[str, Sequence[bytes]]", context.auth_context())
+        name = b"".join(properties.get("x509_common_name", ())[:1]).decode("utf-8", "replace")
         plan = self._coordinator.plan
         for party in plan.party_ids:
             if plan.party_name(party) == name:

@@ -121,8 +121,8 @@ class TileLayout:
 
     def tile_bytes(self, index: int) -> int:
         """Return the payload bytes of tile `index`."""
-        bounds = self.bounds(index)
-        return (bounds.stop - bounds.start) * self.element_bytes
+        elements = min(self.per_tile, self.elements - index * self.per_tile)
+        return elements * self.element_bytes
 
 
 def plan_encoding(plan: Plan) -> FixedPoint:

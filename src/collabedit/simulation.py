@@ -242,7 +242,7 @@ class Simulation:
                 opened = self.coordinator.open_pending()
                 if opened is not None:
                     self._sums[task] = opened.total
-            elif not self.coordinator.finished and self.coordinator.position[0] == task:
+            elif self.coordinator.position[0] == task:
                 self.coordinator.close_round()
         self._settle(task, encoded)
         if apply is None:
