@@ -6,7 +6,7 @@ transcripts (SPEC 4.3 and 4.5) are computed here and nowhere else, so the two en
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 from collabedit.crypto.kdf import encode_fields, transcript_hash
@@ -139,10 +139,3 @@ def share_associated_data(context: m.Context, *, sender: PartyId, receiver: Part
 def owner_context(context: m.Context, owner: PartyId) -> bytes:
     """Context of a party's own commitments and self mask (SPEC 4.2)."""
     return encode_fields(context_fields(context), owner)
-
-
-def dissenters(
-    opened: Mapping[PartyId, m.Confirm | m.ConfirmSurvivors], transcript: bytes
-) -> list[PartyId]:
-    """Return who signed another transcript than this one."""
-    return [party for party, message in opened.items() if message.transcript != transcript]
