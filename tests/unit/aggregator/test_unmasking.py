@@ -1,0 +1,160 @@
+"""Shares are never taken on trust."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from collabedit.aggregator.unmasking import MAXIMUM_SUBSETS, recover_masks
+from collabedit.crypto.agreement import AgreementKey
+from collabedit.crypto.kdf import commit
+from collabedit.crypto.keystream import Keystream
+from collabedit.crypto.masking import SignedMask, pair_mask_key, self_mask_key
+from collabedit.crypto.ring import Ring
+from collabedit.crypto.shamir import split
+from collabedit.errors import AbortReason
+from collabedit.ids import PartyId, TaskIndex
+from collabedit.proto import messages as m
+from collabedit.proto.envelope import context_fields
+from collabedit.proto.statements import RefusalError, owner_context
+from tests.support.randomness import InsecureTestRandomness
+
+CONTEXT = m.Context(b"p" * 32, b"s" * 32, TaskIndex(0), b"c" * 32)
+
+
+class Federation:
+    """Parties with their secrets, all shares and who revealed which."""
+
+    def __init__(self, parties: int, threshold: int, dropped: frozenset[int] = frozenset()) -> None:
+        randomness = InsecureTestRandomness(parties)
+        self.parties = [PartyId(i) for i in range(1, parties + 1)]
+        self.threshold = threshold
+        self.survivors = frozenset(p for p in self.parties if p not in dropped)
+        self.keys = {p: AgreementKey.generate(randomness) for p in self.parties}
+        self.seeds = {p: randomness.random_bytes(32) for p in self.parties}
+        self.revealed: dict[PartyId, dict[PartyId, m.Share]] = {p: {} for p in self.survivors}
+        for owner in self.parties:
+            alive = owner in self.survivors
+            shares = split(
+                self.seeds[owner] if alive else self.keys[owner].secret(),
+                threshold=threshold,
+                abscissas=self.parties,
+                randomness=randomness,
+            )
+            kind = m.SelfMaskShare if alive else m.MaskKeyShare
+            for party in self.survivors:
+                self.revealed[party][owner] = kind(shares[party])
+
+    def lie(self, *liars: int) -> None:
+        for liar in liars:
+            shares = self.revealed[PartyId(liar)]
+            for owner, share in shares.items():
+                shares[owner] = type(share)(bytes([0]) + bytes([liar]) * 32)
+
+    def masks(self, revealed: Mapping[PartyId, object] | None = None) -> tuple[SignedMask, ...]:
+        who = self.revealed if revealed is None else revealed
+        return recover_masks(
+            CONTEXT,
+            roster={p: m.Advertise(key.public, bytes(32)) for p, key in self.keys.items()},
+            sharers={
+                p: m.ShareKeys(
+                    commit("self-mask", owner_context(CONTEXT, p), self.seeds[p]), bytes(32), {}
+                )
+                for p in self.parties
+            },
+            survivors=self.survivors,
+            revealed={p: m.Unmask(self.revealed[p]) for p in who},
+            threshold=self.threshold,
+        )
+
+    def expected(self) -> list[tuple[int, bytes]]:
+        result = []
+        for owner in self.parties:
+            if owner in self.survivors:
+                key = self_mask_key(self.seeds[owner], owner_context(CONTEXT, owner))
+                result.append((1, key))
+                continue
+            for survivor in sorted(self.survivors):
+                key = pair_mask_key(
+                    self.keys[survivor], self.keys[owner].public, context_fields(CONTEXT)
+                )
+                result.append((1 if survivor < owner else -1, key))
+        return result
+
+
+def streams(masks: tuple[SignedMask, ...]) -> list[tuple[int, bytes]]:
+    return [(mask.sign, mask.keystream.tile(0, 8, Ring.Z64).tobytes()) for mask in masks]
+
+
+def assert_recovers(federation: Federation) -> None:
+    expected = [
+        (sign, Keystream(key).tile(0, 8, Ring.Z64).tobytes()) for sign, key in federation.expected()
+    ]
+    assert streams(federation.masks()) == expected
+
+
+@pytest.mark.parametrize("dropped", [[], [1], [3], [2, 5]])
+def test_the_masks_are_those_that_the_sum_carries(dropped: list[int]) -> None:
+    assert_recovers(Federation(7, 5, frozenset(dropped)))
+
+
+@pytest.mark.parametrize("liar", [1, 4, 7])
+def test_one_liar_is_left_out(liar: int) -> None:
+    federation = Federation(7, 5, frozenset([2]))
+    federation.lie(liar)
+    assert_recovers(federation)
+
+
+@pytest.mark.parametrize("liar", [1, 10, 20])
+def test_one_liar_among_twenty_does_not_use_up_the_attempts(liar: int) -> None:
+    federation = Federation(20, 14)
+    federation.lie(liar)
+    assert_recovers(federation)
+
+
+def test_two_liars_among_thirty_do_not_use_up_the_attempts() -> None:
+    federation = Federation(30, 21)
+    federation.lie(1, 2)
+    assert_recovers(federation)
+
+
+def test_as_many_liars_as_there_are_shares_to_spare_are_left_out() -> None:
+    federation = Federation(9, 7)
+    federation.lie(1, 5)
+    assert_recovers(federation)
+
+
+def test_one_liar_too_many_refuses_and_blames_nobody() -> None:
+    federation = Federation(9, 7)
+    federation.lie(1, 5, 8)
+    with pytest.raises(RefusalError) as caught:
+        federation.masks()
+    assert caught.value.reason is AbortReason.INVALID_SHARE
+    assert caught.value.culprit is None
+
+
+def test_too_few_shares_refuse() -> None:
+    federation = Federation(5, 4)
+    with pytest.raises(RefusalError) as caught:
+        federation.masks(dict.fromkeys([PartyId(1), PartyId(2), PartyId(3)]))
+    assert caught.value.reason is AbortReason.INVALID_SHARE
+
+
+def test_shares_beyond_the_threshold_are_not_needed() -> None:
+    federation = Federation(6, 5)
+    assert len(federation.masks(dict.fromkeys(federation.parties[:5]))) == 6
+
+
+def test_attempts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from collabedit.aggregator import unmasking
+
+    attempts = 0
+
+    def combine(shares: object, *, threshold: int) -> bytes:
+        nonlocal attempts
+        attempts += 1
+        return bytes(32)
+
+    monkeypatch.setattr(unmasking, "combine", combine)
+    with pytest.raises(RefusalError):
+        Federation(40, 27).masks()
+    assert attempts == MAXIMUM_SUBSETS
