@@ -52,13 +52,19 @@ def coordinator(tmp_path: Path, events: Events) -> Coordinator:
     )
 
 
+NOWHERE = m.Context(PLAN.digest, NO_SESSION, FIRST, NO_CHAIN)
+
+
 def join(
-    party: int = 1, *, key: int | None = None, message: m.Message | None = None, **context: object
+    party: int = 1,
+    *,
+    key: int | None = None,
+    message: m.Message | None = None,
+    context: m.Context = NOWHERE,
 ) -> m.Packet:
-    nowhere = m.Context(PLAN.digest, NO_SESSION, FIRST, NO_CHAIN)
     made = sign_message(
         message or m.Join(),
-        context=replace(nowhere, **context),  # type: ignore[arg-type]
+        context=context,
         sender=PartyId(party),
         key=FEDERATION.identities[PartyId(party if key is None else key)],
     )
@@ -92,7 +98,7 @@ def test_a_join_is_welcomed_into_the_session(coordinator: Coordinator, events: E
 
 def test_a_join_under_another_plan_is_refused_with_both_digests(coordinator: Coordinator) -> None:
     with pytest.raises(RefusalError) as caught:
-        coordinator.welcome(join(plan_digest=b"\xab" * 32))
+        coordinator.welcome(join(context=replace(NOWHERE, plan_digest=b"\xab" * 32)))
     assert caught.value.reason is AbortReason.PLAN_MISMATCH
     assert "ab" * 32 in str(caught.value)
     assert PLAN.digest.hex() in str(caught.value)
@@ -114,13 +120,16 @@ def test_a_join_that_somebody_else_signed_is_refused(
 
 
 @pytest.mark.parametrize(
-    "context", [{"session_id": b"s" * 32}, {"task": TaskIndex(1)}, {"chain": b"c" * 32}]
+    "context",
+    [
+        replace(NOWHERE, session_id=b"s" * 32),
+        replace(NOWHERE, task=TaskIndex(1)),
+        replace(NOWHERE, chain=b"c" * 32),
+    ],
 )
-def test_a_join_of_another_context_is_refused(
-    context: dict[str, object], coordinator: Coordinator
-) -> None:
+def test_a_join_of_another_context_is_refused(context: m.Context, coordinator: Coordinator) -> None:
     with pytest.raises(MalformedMessageError):
-        coordinator.welcome(join(**context))
+        coordinator.welcome(join(context=context))
 
 
 def test_another_message_than_a_join_is_not_welcomed(coordinator: Coordinator) -> None:
@@ -257,7 +266,7 @@ def opening(tmp_path: Path) -> tuple[TestFederation, a.Opening, TileStore]:
             kept.append((state, session.coordinator._store))
             raise InterruptedError
 
-    session.coordinator.open_pending = stop  # type: ignore[method-assign,assignment]
+    session.coordinator.open_pending = stop  # type: ignore[method-assign]
     with pytest.raises(InterruptedError):
         session.run()
     return FEDERATION, *kept[0]
