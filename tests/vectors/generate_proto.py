@@ -4,8 +4,8 @@
 
 `bodies` has one message of every kind, `packets` one signed packet of every kind, `collect` the
 long poll, `refused` bytes that must not decode. Bytes are hexadecimal; a message is shown field by
-field so that another implementation can build it. Keys are SHAKE-256 of a name, so no secret in here is
-anybody's.
+field, so that another implementation can build it. Keys are SHAKE-256 of a name, so no secret in
+here is anybody's.
 """
 
 import dataclasses
