@@ -8,8 +8,10 @@ Validation happens once, at construction; code that holds a `Plan` need not chec
 
 import hashlib
 import json
+import math
 import re
 import tomllib
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -175,6 +177,15 @@ class Aggregation(_Section):
     tile_bytes: Annotated[int, Field(ge=64, le=1 << 22, multiple_of=64)]
     test_matrix_seed: Hex32
 
+    @model_validator(mode="after")
+    def _check(self) -> "Aggregation":
+        if self.fractional_bits > self.ring_bits - 2:
+            raise ValueError(
+                f"fractional_bits {self.fractional_bits} leave no room in a "
+                f"{self.ring_bits}-bit ring, at most {self.ring_bits - 2}"
+            )
+        return self
+
 
 class Timing(_Section):
     """How long the aggregator waits, in seconds, before a silent party counts as dropped.
@@ -213,9 +224,11 @@ class Plan(_Section):
                 f"aggregation.capacity {self.aggregation.capacity} is too small: the parties may "
                 f"bring {edits} edits, which needs {need}"
             )
-        # N·(B·2^f + 1/2) < 2^(b-1): the sum of all parties' fixed-point numbers cannot wrap.
-        largest = self.aggregation.magnitude_bound * 2.0**self.aggregation.fractional_bits + 0.5
-        if len(self.federation.parties) * largest >= 2.0 ** (self.aggregation.ring_bits - 1):
+        # N·⌈B·2^f + 1/2⌉ < 2^(b-1): the sum of all parties' fixed-point numbers cannot wrap.
+        # Exactly the rule of `FixedPoint`, so that a valid plan has an encoding.
+        scaled = Fraction(self.aggregation.magnitude_bound) * 2**self.aggregation.fractional_bits
+        largest = math.ceil(scaled + Fraction(1, 2))
+        if len(self.federation.parties) * largest >= 1 << (self.aggregation.ring_bits - 1):
             raise ValueError(
                 f"{len(self.federation.parties)} parties with magnitude_bound "
                 f"{self.aggregation.magnitude_bound} and {self.aggregation.fractional_bits} "
@@ -312,6 +325,8 @@ def parse_plan(text: str, *, source: str) -> Plan:
         return Plan.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise PlanError(f"{source}: not TOML: {error}") from error
+    except RecursionError:
+        raise PlanError(f"{source}: not a plan: nested too deeply") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "plan"
