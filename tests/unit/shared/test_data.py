@@ -194,3 +194,14 @@ def test_the_heldout_text_has_its_length() -> None:
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_the_heldout_text_mentions_no_subject(subject: str) -> None:
     assert not _mentions(HELDOUT, subject)
+
+
+@each_record
+def test_no_neighbour_ends_like_the_subject(record: Record) -> None:
+    """An editor that reads its key at the subject's last token cannot tell such two apart."""
+    rewrite = record["requested_rewrite"]
+    last = rewrite["subject"].split()[-1]
+    if _mentions(rewrite["prompt"], last):
+        return
+    for prompt in record["neighborhood_prompts"]:
+        assert not _mentions(prompt, last), prompt
