@@ -102,6 +102,9 @@ _LLAMA = Defaults(
     clamp_factor=4.0,
     weight_decay=1e-3,
 )
+UNPUBLISHED = _LLAMA
+"""Where to start for an architecture without published values: Llama's, at the same depth."""
+
 _MISTRAL = Defaults(
     reference="Mistral-7B, zjunlp/EasyEdit",
     reference_blocks=32,

@@ -1,0 +1,194 @@
+"""A party's model in a session: statistics of its edits layer by layer, and the merged updates.
+
+Joins the engine's pieces under the plan. What the plan pins (weights, tokenizer, covariance, layer
+shapes) is checked once, when the editor is made, since a party that computes on anything else
+makes the sum meaningless without an error showing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from collabedit.errors import InputError, ModelError, PlanError
+from collabedit.ids import LayerIndex
+from collabedit.party.editing.apply import Undo, apply_update
+from collabedit.party.editing.artefacts import load_tensors, save_tensors
+from collabedit.party.editing.covariance import Covariance, load_covariance
+from collabedit.party.editing.key_map import KeyMap
+from collabedit.party.editing.keys import compute_keys
+from collabedit.party.editing.model import EditableModel, load_model
+from collabedit.party.editing.schedule import residuals
+from collabedit.party.editing.targets import Targets, TargetSettings
+from collabedit.party.edits import Edit
+from collabedit.plan import Editing, Layer, Plan
+from collabedit.sketch import LowRankUpdate, Matrix
+
+
+def target_settings(editing: Editing) -> TargetSettings:
+    """Return the plan's settings of the target search."""
+    return TargetSettings(**editing.targets.model_dump())
+
+
+def edited_layers(editing: Editing) -> tuple[int, ...]:
+    """Return the indices of the edited layers, ascending."""
+    return tuple(layer.index for layer in editing.layers)
+
+
+def load_plan_model(plan: Plan, path: Path, *, device: str = "auto") -> EditableModel:
+    """Load a model directory and check that it is the plan's model.
+
+    Raises:
+        ModelError: another architecture, shape, weights or tokenizer; says which and both digests.
+    """
+    model = load_model(path, dtype=plan.model.dtype, device=device)
+    found = model.architecture.model_type
+    if found != plan.model.architecture:
+        raise ModelError(f"{path}: is a {found} model, the plan's is {plan.model.architecture}")
+    for name, digest, wanted in (
+        ("weights", f"sha256:{model.weights_digest()}", plan.model.weights),
+        ("tokenizer", f"sha256:{model.tokenizer_digest()}", plan.model.tokenizer),
+    ):
+        if digest != wanted:
+            raise ModelError(f"{path}: {name} have digest {digest}, the plan states {wanted}")
+    for layer in plan.editing.layers:
+        shape = (model.d_in(layer.index), model.d_out(layer.index))
+        if shape != (layer.inputs, layer.outputs):
+            raise ModelError(
+                f"{path}: layer {layer.index} maps {shape[0]} to {shape[1]}, in the plan "
+                f"{layer.inputs} to {layer.outputs}"
+            )
+    return model
+
+
+def load_plan_covariance(plan: Plan, path: Path) -> Covariance:
+    """Read a covariance file and check that it is the plan's.
+
+    Raises:
+        InputError: another digest, or a layer is missing.
+    """
+    covariance = load_covariance(path, digest=plan.editing.covariance.removeprefix("sha256:"))
+    missing = set(edited_layers(plan.editing)) - set(covariance.matrices)
+    if missing:
+        raise InputError(f"{path}: has no second moments of layer {min(missing)}")
+    return covariance
+
+
+def key_maps(plan: Plan, covariance: Covariance) -> dict[int, KeyMap]:
+    """Factor each layer's covariance: Φ of the plan's editor.
+
+    Raises:
+        NumericError: a covariance is not positive definite.
+        PlanError: d' differs from the plan's.
+    """
+    maps = {
+        layer.index: KeyMap.from_covariance(
+            covariance.matrices[layer.index], plan.editing.covariance_weight
+        )
+        for layer in plan.editing.layers
+    }
+    for layer in plan.editing.layers:
+        if maps[layer.index].mapped != layer.mapped:
+            raise PlanError(f"layer {layer.index} maps keys to another size than the plan has")
+    return maps
+
+
+@dataclass(slots=True)
+class ModelEditor:
+    """Implements `party.session.Editor` on a transformers model.
+
+    Attributes:
+        plan: the plan.
+        model: edited in place; `rollback` restores its exact bits.
+        edits: this party's.
+        targets: z* of `edits`.
+        maps: Φ by layer.
+        updates: what was applied so far, in the model's own coordinates.
+    """
+
+    plan: Plan
+    model: EditableModel
+    edits: Sequence[Edit] = field(repr=False)
+    targets: Targets = field(repr=False)
+    maps: Mapping[int, KeyMap]
+    updates: dict[LayerIndex, LowRankUpdate] = field(default_factory=dict)
+    batch_size: int = 32
+    _undos: list[Undo] = field(default_factory=list, repr=False)
+
+    def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
+        """Return K̃ [d', n] and R [d_out, n] of each layer, on the model as edited so far."""
+        return [self._layer_statistics(layer.index) for layer in layers]
+
+    def _layer_statistics(self, layer: int) -> tuple[Matrix, Matrix]:
+        editing = self.plan.editing
+        keys = compute_keys(
+            self.model, self.edits, layer, editing.context_templates, batch_size=self.batch_size
+        )
+        wanted = residuals(
+            self.model,
+            self.edits,
+            self.targets,
+            layer,
+            layers=edited_layers(editing),
+            schedule=editing.schedule,
+            batch_size=self.batch_size,
+        )
+        return self.maps[layer].map_keys(keys.numpy()), wanted.numpy()
+
+    def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
+        """Apply merged updates, given in mapped coordinates: ΔW = left · (right Φ)."""
+        for layer, update in sorted(updates.items()):
+            own = LowRankUpdate(update.left, self.maps[layer].unmap_rows(update.right))
+            self._undos.append(apply_update(self.model, layer, own))
+            self.updates[layer] = own
+
+    def rollback(self) -> None:
+        """Take back everything that was applied, bit by bit."""
+        while self._undos:
+            self._undos.pop().restore()
+        self.updates.clear()
+
+
+def save_updates(path: Path, updates: Mapping[LayerIndex, LowRankUpdate], *, plan: Plan) -> None:
+    """Write a whole session's update, in the model's own coordinates, as safetensors.
+
+    Tensors `layer.{i}.left` [d_out, r] and `layer.{i}.right` [r, d_in], float64.
+    """
+    tensors = {}
+    for layer, update in sorted(updates.items()):
+        tensors[f"layer.{layer}.left"] = torch.from_numpy(update.left)
+        tensors[f"layer.{layer}.right"] = torch.from_numpy(update.right)
+    header = {
+        "plan": plan.digest.hex(),
+        "weights": plan.model.weights,
+        "layers": json.dumps(sorted(updates)),
+    }
+    save_tensors(path, tensors, header, kind="update", private=False)
+
+
+def load_updates(path: Path, *, weights: str) -> dict[LayerIndex, LowRankUpdate]:
+    """Read what `save_updates` wrote.
+
+    Args:
+        path: the file.
+        weights: digest of the weights that it shall be applied to, as plans write it.
+
+    Raises:
+        InputError: no such file, malformed, or made for other weights.
+    """
+    tensors, header = load_tensors(path, kind="update")
+    if header.get("weights") != weights:
+        raise InputError(
+            f"{path}: was made for weights {header.get('weights')}, these are {weights}"
+        )
+    try:
+        return {
+            LayerIndex(layer): LowRankUpdate(
+                tensors[f"layer.{layer}.left"].numpy(), tensors[f"layer.{layer}.right"].numpy()
+            )
+            for layer in json.loads(header["layers"])
+        }
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: is no complete update: {error!r}") from error

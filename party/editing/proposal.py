@@ -1,0 +1,138 @@
+"""A plan from a model and a covariance: digests and shapes read off, hyper-parameters as published.
+
+Whoever writes the plan runs this once; the others check it against their own copies.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from collabedit.crypto.rng import Randomness
+from collabedit.errors import InputError
+from collabedit.party.editing.architectures import UNPUBLISHED
+from collabedit.party.editing.covariance import Covariance
+from collabedit.party.editing.model import EditableModel
+from collabedit.plan import (
+    Aggregation,
+    Coordinator,
+    Editing,
+    Federation,
+    Layer,
+    Model,
+    Party,
+    Plan,
+    Targets,
+    Timing,
+)
+from collabedit.sketch import OVERSAMPLING
+from collabedit.threat_model import minimum_threshold
+
+CONTEXT_TEMPLATES = ("{}", "The following is well known. {}", "As everybody can look up: {}")
+"""Fixed texts, since sampled ones would differ from party to party."""
+
+FRACTIONAL_BITS = {64: 40, 32: 18}
+_HEADROOM = 0.9
+
+
+def propose_plan(
+    model: EditableModel,
+    covariance: Covariance,
+    *,
+    name: str,
+    model_name: str,
+    parties: Sequence[Party],
+    aggregator: Coordinator,
+    layers: Sequence[int],
+    randomness: Randomness,
+    covariance_weight: float | None = None,
+    schedule: Literal["sequential", "parallel"] = "sequential",
+    statistics: Literal["sketch", "dense"] = "sketch",
+    ring_bits: Literal[32, 64] = 64,
+    tile_bytes: int = 1 << 20,
+    templates: Sequence[str] = CONTEXT_TEMPLATES,
+    timing: Timing | None = None,
+    target_steps: int | None = None,
+) -> Plan:
+    """Fill in a plan.
+
+    Args:
+        model: the unedited model.
+        covariance: its second moments, for all of `layers`.
+        name: of the plan.
+        model_name: for people.
+        parties: names, identities and bounds; their order fixes the ids.
+        aggregator: name and identity.
+        layers: to edit, ascending.
+        randomness: draws the seed of the test matrix.
+        covariance_weight: λ; None takes the value published for the architecture.
+        schedule: see DESIGN of the plan's `editing`.
+        statistics: `sketch`, or the paper's `dense`.
+        ring_bits: 64 or 32.
+        tile_bytes: of an upload frame.
+        templates: fixed context templates, the bare one among them.
+        timing: deadlines.
+        target_steps: of the target search; None takes the published value.
+
+    Raises:
+        InputError: a layer without covariance, or without a block above it.
+        PlanError: the plan doesn't hold together.
+    """
+    missing = set(layers) - set(covariance.matrices)
+    if missing:
+        raise InputError(f"the covariance has no second moments of layer {min(missing)}")
+    if not layers or max(layers) >= model.n_layers - 1:
+        raise InputError(f"layers must be among 0 to {model.n_layers - 2}")
+    defaults = model.architecture.defaults or UNPUBLISHED
+    bits = FRACTIONAL_BITS[ring_bits]
+    bound = _HEADROOM * 2.0 ** (ring_bits - 1 - bits) / len(parties)
+    return Plan(
+        version=1,
+        name=name,
+        federation=Federation(
+            threshold=minimum_threshold(len(parties)),
+            aggregator=aggregator,
+            parties=tuple(parties),
+        ),
+        model=Model(
+            name=model_name,
+            architecture=model.architecture.model_type,
+            dtype=str(model.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+            weights=f"sha256:{model.weights_digest()}",
+            tokenizer=f"sha256:{model.tokenizer_digest()}",
+        ),
+        editing=Editing(
+            editor="memit",
+            schedule=schedule,
+            covariance_weight=float(covariance_weight or defaults.covariance_weight),
+            covariance=f"sha256:{covariance.digest()}",
+            ridge=1.0,
+            context_templates=tuple(templates),
+            layers=tuple(
+                Layer(
+                    index=layer,
+                    inputs=model.d_in(layer),
+                    outputs=model.d_out(layer),
+                    mapped=model.d_in(layer),
+                )
+                for layer in layers
+            ),
+            targets=Targets(
+                learning_rate=defaults.learning_rate,
+                steps=target_steps or defaults.steps,
+                clamp_factor=defaults.clamp_factor,
+                weight_decay=defaults.weight_decay,
+                kl_weight=defaults.kl_weight,
+                stop_loss=0.05,
+            ),
+        ),
+        aggregation=Aggregation(
+            backend="masked",
+            statistics=statistics,
+            capacity=sum(party.max_edits for party in parties) + OVERSAMPLING,
+            ring_bits=ring_bits,
+            fractional_bits=bits,
+            magnitude_bound=float(int(bound)),
+            tile_bytes=tile_bytes,
+            test_matrix_seed=randomness.random_bytes(32).hex(),
+        ),
+        timing=timing or Timing(),
+    )
