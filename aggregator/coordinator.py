@@ -54,6 +54,20 @@ class TaskRecord:
     sum_digest: bytes
     dropouts: tuple[s.Dropout, ...]
 
+    def to_dict(self, plan: Plan) -> dict[str, object]:
+        """Return the record as reports show it, with names instead of ids."""
+        return {
+            "task": self.task,
+            "layers": [layer.index for layer in plan.tasks[self.task]],
+            "survivors": [plan.party_name(party) for party in sorted(self.survivors)],
+            "dropouts": [
+                {"party": plan.party_name(dropout.party), "round": dropout.round}
+                for dropout in self.dropouts
+            ],
+            "sum_digest": format_digest(self.sum_digest),
+            "update_digest": format_digest(self.update_digest),
+        }
+
 
 def _ignore(event: str, fields: Mapping[str, object]) -> None:
     del event, fields

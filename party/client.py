@@ -98,11 +98,17 @@ class GrpcChannel:
             ],
         )
         coordination, data = "/collabedit.v1.Coordination", "/collabedit.v1.Data"
-        self._join = self._channel.unary_unary(f"{coordination}/Join")
-        self._deliver = self._channel.unary_unary(f"{coordination}/Deliver")
-        self._collect = self._channel.unary_unary(f"{coordination}/Collect")
-        self._upload = self._channel.stream_unary(f"{data}/Upload")
-        self._download = self._channel.unary_stream(f"{data}/Download")
+        # Without serialisers every method takes and gives raw bytes.
+        unary = self._channel.unary_unary
+        self._join: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(f"{coordination}/Join")
+        self._deliver: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(f"{coordination}/Deliver")
+        self._collect: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(f"{coordination}/Collect")
+        self._upload: grpc.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(
+            f"{data}/Upload"
+        )
+        self._download: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(
+            f"{data}/Download"
+        )
 
     def join(self, packet: Packet) -> Packet:
         """See `Channel`."""

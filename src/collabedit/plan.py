@@ -11,6 +11,8 @@ import json
 import math
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -311,6 +313,22 @@ class Plan(_Section):
         return tomli_w.dumps(self.model_dump(mode="json"), multiline_strings=False)
 
 
+@contextmanager
+def plan_errors(source: str) -> Iterator[None]:
+    """Turn a validation error of a plan or a part of one into one line.
+
+    Raises:
+        PlanError: names `source` and the first field at fault.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "plan"
+        message = first["msg"].removeprefix("Value error, ")
+        raise PlanError(f"{source}: {field}: {message}") from None
+
+
 def parse_plan(text: str, *, source: str) -> Plan:
     """Read a plan from TOML.
 
@@ -322,16 +340,13 @@ def parse_plan(text: str, *, source: str) -> Plan:
         PlanError: one line that names the file and the first field at fault.
     """
     try:
-        return Plan.model_validate(tomllib.loads(text))
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PlanError(f"{source}: not TOML: {error}") from error
     except RecursionError:
         raise PlanError(f"{source}: not a plan: nested too deeply") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "plan"
-        message = first["msg"].removeprefix("Value error, ")
-        raise PlanError(f"{source}: {field}: {message}") from None
+    with plan_errors(source):
+        return Plan.model_validate(values)
 
 
 def load_plan(path: Path) -> Plan:

@@ -1,0 +1,96 @@
+"""`collabedit aggregator`: the coordinator of a session."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.service import AggregatorServer, ServerTls
+from collabedit.aggregator.states import Aborted
+from collabedit.cli.console import configure_logs, log_observer, terminal
+from collabedit.cli.credentials import (
+    AuthorityOption,
+    CertificateOption,
+    IdentityOption,
+    PlanOption,
+    TlsKeyOption,
+    read_tls,
+)
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.crypto.signing import read_signing_key
+from collabedit.errors import InputError
+from collabedit.plan import format_digest, load_plan
+
+app = typer.Typer(help="Coordinate a session; sees no edit and no model.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command("serve")
+def serve(
+    plan_file: PlanOption,
+    identity: IdentityOption,
+    tls_cert: CertificateOption,
+    tls_key: TlsKeyOption,
+    tls_ca: AuthorityOption,
+    state: Annotated[Path, typer.Option(help="Directory for spool files and report.json.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 lets the system choose.")] = (
+        "127.0.0.1:7443"
+    ),
+    port_file: Annotated[
+        Path | None, typer.Option(help="Write the port here once listening.")
+    ] = None,
+    linger: Annotated[float, typer.Option(help="Seconds to stay after the end.")] = 15.0,
+    json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
+    debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
+) -> None:
+    """Run one session of a plan, then exit: 0 if it finished, 5 if it was aborted."""
+    configure_logs(as_json=json_logs, debug=debug)
+    plan = load_plan(plan_file)
+    tls = read_tls(tls_cert, tls_key, tls_ca, name=plan.federation.aggregator.name)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{state}: cannot be made: {error.strerror}") from error
+    observe = log_observer(role="aggregator")
+    coordinator = Coordinator(
+        plan,
+        read_signing_key(identity),
+        directory=state / "spool",
+        randomness=SystemRandomness(),
+        observer=observe,
+    )
+    server_tls = ServerTls(tls.certificate, tls.key, tls.authority)
+    with AggregatorServer(coordinator, address=listen, tls=server_tls) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: server.request_stop())
+        host = listen.rpartition(":")[0]
+        observe("listening", {"address": f"{host}:{server.port}", "plan": plan.name})
+        if port_file is not None:
+            partial = port_file.with_name(f".{port_file.name}.partial")
+            partial.write_text(f"{server.port}\n")
+            partial.replace(port_file)
+        ended = server.run(linger=linger)
+    _write_report(state / "report.json", coordinator)
+    if not ended:
+        terminal.print("stopped before the session was over")
+        raise typer.Exit(130)
+    coordinator.raise_if_aborted()
+    terminal.print(f"session finished: {len(coordinator.records)} sums opened and merged")
+
+
+def _write_report(path: Path, coordinator: Coordinator) -> None:
+    plan, last = coordinator.plan, coordinator.state
+    report = {
+        "plan": format_digest(plan.digest),
+        "session": coordinator.session_id.hex(),
+        "tasks": [record.to_dict(plan) for record in coordinator.records],
+        "aborted": last.reason.name if isinstance(last, Aborted) else None,
+    }
+    path.write_text(json.dumps(report, indent=2) + "\n")

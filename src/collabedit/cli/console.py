@@ -1,0 +1,130 @@
+"""What all commands share on the terminal: one-line errors, exit codes, logs, progress bars."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from collabedit.errors import CollabEditError
+
+terminal = Console(stderr=True, highlight=False)
+"""Messages for people go to standard error; standard output is for results."""
+
+Advance: TypeAlias = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+MISSING_PARTY_PACKAGES = (
+    "this command needs the editing engine: pip install 'collabedit[party]' (torch, transformers)"
+)
+
+
+@contextmanager
+def errors_to_exit_codes() -> Iterator[None]:
+    """Turn the package's errors into one line on standard error and their exit code."""
+    try:
+        yield
+    except CollabEditError as error:
+        terminal.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in {"torch", "transformers", "safetensors", "matplotlib", "gguf", "peft"}:
+            raise
+        terminal.print(f"[bold red]error:[/] {MISSING_PARTY_PACKAGES}", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        terminal.print("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output is gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def configure_logs(*, as_json: bool, debug: bool) -> None:
+    """Send structured logs to standard error: JSON lines, or readable ones."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=18)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.DEBUG if debug else logging.INFO
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def log_observer(**bound: str) -> Callable[[str, Mapping[str, object]], None]:
+    """Return an observer that logs every event with these fields."""
+    logger = structlog.get_logger().bind(**bound)
+    quiet = {"state", "received", "ignored"}
+
+    def observe(event: str, fields: Mapping[str, object]) -> None:
+        (logger.debug if event in quiet else logger.info)(event, **fields)
+
+    return observe
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Advance]:
+    """Show a bar on a terminal; without one, a line at the start and at the end."""
+    if not terminal.is_terminal:
+        terminal.print(f"{title} ...")
+        yield lambda _done, _total: None
+        return
+    with Progress(
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=terminal,
+        transient=False,
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Read `4-8` or `3,5,7` as ascending layer numbers.
+
+    Raises:
+        typer.BadParameter: anything else.
+    """
+    try:
+        if "-" in text:
+            first, last = (int(part) for part in text.split("-"))
+            layers = tuple(range(first, last + 1))
+        else:
+            layers = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is neither like 4-8 nor like 3,5,7") from error
+    if not layers or layers[0] < 0:
+        raise typer.BadParameter(f"{text!r} names no layer")
+    return layers

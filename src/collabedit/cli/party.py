@@ -1,0 +1,263 @@
+"""`collabedit party`: an institution's side."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from collabedit.cli.console import configure_logs, log_observer, progress_bar, terminal
+from collabedit.cli.credentials import (
+    AuthorityOption,
+    CertificateOption,
+    IdentityOption,
+    PlanOption,
+    TlsKeyOption,
+    read_tls,
+)
+from collabedit.cli.plan import check_count
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.crypto.signing import read_signing_key
+from collabedit.errors import InputError
+from collabedit.party.client import ClientTls, GrpcChannel
+from collabedit.party.edits import Edit, edits_digest, load_edits
+from collabedit.party.session import Member, SessionReport, run_session
+from collabedit.plan import Plan, format_digest, load_plan
+
+if TYPE_CHECKING:
+    from collabedit.party.editing.model import EditableModel
+    from collabedit.party.editing.targets import Targets
+
+app = typer.Typer(help="Take part with an institution's own edits.", no_args_is_help=True)
+
+NameOption: TypeAlias = Annotated[str, typer.Option("--name", help="Own name in the plan.")]
+ModelOption: TypeAlias = Annotated[Path, typer.Option("--model", help="Model directory.")]
+EditsOption: TypeAlias = Annotated[
+    Path, typer.Option("--edits", help="Edits file: CounterFact, EasyEdit or zsRE form.")
+]
+WorkOption: TypeAlias = Annotated[
+    Path, typer.Option("--work", help="Private directory for targets, update and report.")
+]
+DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")]
+ThreadsOption: TypeAlias = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")
+]
+
+TARGETS_FILE = "targets.safetensors"
+UPDATE_FILE = "update.safetensors"
+REPORT_FILE = "report.json"
+
+
+class _Stopwatch:
+    """Seconds by phase, in the order in which phases were entered."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def _prepare_directory(work: Path) -> None:
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        work.chmod(0o700)
+    except OSError as error:
+        raise InputError(f"{work}: cannot be made private: {error.strerror}") from error
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _own_edits(plan: Plan, name: str, path: Path) -> tuple[Edit, ...]:
+    edits = load_edits(path)
+    check_count(plan, name=name, edits=len(edits), source=path)
+    return edits
+
+
+def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: Path) -> "Targets":
+    """Read the targets that `prepare` left, or compute them now and leave them."""
+    from collabedit.party.editing.editor import edited_layers, target_settings
+    from collabedit.party.editing.targets import compute_targets, load_targets, settings_digest
+
+    layer = edited_layers(plan.editing)[-1]
+    settings = target_settings(plan.editing)
+    templates = plan.editing.context_templates
+    if path.exists():
+        terminal.print(f"using the targets in {path}")
+        return load_targets(
+            path,
+            edits_digest=edits_digest(edits),
+            settings_digest=settings_digest(
+                model, layer=layer, templates=templates, settings=settings
+            ),
+        )
+    with progress_bar("targets") as advance:
+        targets = compute_targets(
+            model, edits, layer=layer, templates=templates, settings=settings, progress=advance
+        )
+    targets.save(path)
+    return targets
+
+
+@app.command("prepare")
+def prepare(
+    plan_file: PlanOption,
+    name: NameOption,
+    model: ModelOption,
+    edits: EditsOption,
+    work: WorkOption,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Compute the targets of one's edits offline, the longest part of taking part."""
+    from collabedit.party.editing.editor import load_plan_model
+
+    plan = load_plan(plan_file)
+    records = _own_edits(plan, name, edits)
+    _prepare_directory(work)
+    _use_threads(threads)
+    loaded = load_plan_model(plan, model, device=device)
+    _targets(plan, loaded, records, work / TARGETS_FILE)
+    terminal.print(f"{len(records)} targets are in {work / TARGETS_FILE} (private)")
+
+
+@app.command("join")
+def join(
+    plan_file: PlanOption,
+    name: NameOption,
+    model: ModelOption,
+    edits: EditsOption,
+    covariance: Annotated[Path, typer.Option(help="The plan's covariance file.")],
+    identity: IdentityOption,
+    tls_cert: CertificateOption,
+    tls_key: TlsKeyOption,
+    tls_ca: AuthorityOption,
+    connect: Annotated[str, typer.Option(help="HOST:PORT of the aggregator.")],
+    work: WorkOption,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the edited checkpoint here; must not exist.")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to keep trying an aggregator that does not answer.")
+    ] = 60.0,
+    upload_rate: Annotated[
+        float | None, typer.Option(help="Limit of the upload, bytes per second.")
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
+    debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
+) -> None:
+    """Take part in one session and write the merged update.
+
+    Everything that can be checked is checked before the first call.
+    """
+    configure_logs(as_json=json_logs, debug=debug)
+    watch = _Stopwatch()
+    plan = load_plan(plan_file)
+    party = plan.party_id(name)
+    member = Member(plan, party, read_signing_key(identity), SystemRandomness())
+    tls = read_tls(tls_cert, tls_key, tls_ca, name=name)
+    records = _own_edits(plan, name, edits)
+    if output is not None and output.exists():
+        raise InputError(f"{output}: exists already")
+    _prepare_directory(work)
+    with watch.phase("load"):
+        _use_threads(threads)
+        from collabedit.party.editing.editor import (
+            ModelEditor,
+            key_maps,
+            load_plan_covariance,
+            load_plan_model,
+            save_updates,
+        )
+        from collabedit.party.editing.model import save_checkpoint
+
+        maps = key_maps(plan, load_plan_covariance(plan, covariance))
+        loaded = load_plan_model(plan, model, device=device)
+    with watch.phase("targets"):
+        targets = _targets(plan, loaded, records, work / TARGETS_FILE)
+    editor = ModelEditor(plan, loaded, records, targets, maps)
+    channel = GrpcChannel(
+        connect,
+        tls=ClientTls(tls.certificate, tls.key, tls.authority),
+        server_name=plan.federation.aggregator.name,
+        patience=patience,
+        upload_seconds=plan.timing.upload,
+        rate_limit=upload_rate,
+    )
+    with watch.phase("session"):
+        session = run_session(member, channel, editor, observer=log_observer(role=name))
+    with watch.phase("save"):
+        save_updates(work / UPDATE_FILE, editor.updates, plan=plan)
+        if output is not None:
+            save_checkpoint(loaded, output)
+    _write_report(work / REPORT_FILE, plan, name, session, watch.seconds, channel)
+    terminal.print(f"update written to {work / UPDATE_FILE}")
+    if output is not None:
+        terminal.print(f"edited model written to {output}")
+
+
+def _write_report(
+    path: Path,
+    plan: Plan,
+    name: str,
+    session: SessionReport,
+    seconds: dict[str, float],
+    channel: GrpcChannel,
+) -> None:
+    report = {
+        "party": name,
+        "plan": format_digest(plan.digest),
+        "session": session.session_id,
+        "tasks": [
+            {
+                "task": task.task,
+                "layers": list(task.layers),
+                "survivors": list(task.survivors),
+                "sum_digest": task.sum_digest,
+                "update_digest": task.update_digest,
+                "compute_seconds": round(task.compute_seconds, 3),
+                "protocol_seconds": round(task.protocol_seconds, 3),
+            }
+            for task in session.tasks
+        ],
+        "bytes_sent": channel.bytes_sent,
+        "bytes_received": channel.bytes_received,
+        "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
+    }
+    path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+@app.command("apply")
+def apply(
+    plan_file: PlanOption,
+    model: ModelOption,
+    update: Annotated[Path, typer.Option(help="An update that `party join` wrote.")],
+    output: Annotated[Path, typer.Option(help="Edited checkpoint to write; must not exist.")],
+) -> None:
+    """Write an edited checkpoint from a stored update."""
+    from collabedit.party.editing.apply import apply_update
+    from collabedit.party.editing.editor import load_plan_model, load_updates
+    from collabedit.party.editing.model import save_checkpoint
+
+    plan = load_plan(plan_file)
+    updates = load_updates(update, weights=plan.model.weights)
+    loaded = load_plan_model(plan, model, device="cpu")
+    for layer, low_rank in sorted(updates.items()):
+        apply_update(loaded, layer, low_rank)
+    save_checkpoint(loaded, output)
+    terminal.print(f"edited model written to {output}")

@@ -1,0 +1,162 @@
+"""`collabedit plan`: write, read and check the text that all parties agree on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from collabedit.cli.console import parse_layers, terminal
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.crypto.signing import read_signing_key
+from collabedit.errors import InputError, PlanError
+from collabedit.ids import AGGREGATOR
+from collabedit.plan import Coordinator, Party, Plan, format_digest, load_plan, plan_errors
+
+app = typer.Typer(help="The plan that all parties agree on.", no_args_is_help=True)
+
+
+def _party(text: str) -> Party:
+    parts = text.split(":")
+    if len(parts) != 3 or not parts[2].isdecimal():
+        raise PlanError(f"--party {text}: must be NAME:IDENTITY:MAX_EDITS (`keys new` prints it)")
+    return Party(name=parts[0], identity=parts[1], max_edits=int(parts[2]))
+
+
+@app.command("new")
+def new(
+    out: Annotated[Path, typer.Option(help="Plan file to write.")],
+    name: Annotated[str, typer.Option(help="Name of the plan.")],
+    model: Annotated[Path, typer.Option(help="Model directory.")],
+    covariance: Annotated[Path, typer.Option(help="File of `collabedit covariance`.")],
+    aggregator: Annotated[str, typer.Option(help="NAME:IDENTITY of the aggregator.")],
+    party: Annotated[
+        list[str], typer.Option(help="NAME:IDENTITY:MAX_EDITS; once for each, order matters.")
+    ],
+    layers: Annotated[
+        str | None, typer.Option(help="Like 4-8; default: those of the covariance.")
+    ] = None,
+    covariance_weight: Annotated[
+        float | None, typer.Option(help="λ; default: as published for the architecture.")
+    ] = None,
+    schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
+    statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
+    dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
+) -> None:
+    """Write a plan from a model, a covariance and the parties' public keys."""
+    from collabedit.party.editing.covariance import load_covariance
+    from collabedit.party.editing.model import load_model
+    from collabedit.party.editing.proposal import propose_plan
+
+    if out.exists():
+        raise InputError(f"{out}: exists already")
+    if schedule not in {"sequential", "parallel"}:
+        raise InputError(f"--schedule {schedule}: must be sequential or parallel")
+    if statistics not in {"sketch", "dense"}:
+        raise InputError(f"--statistics {statistics}: must be sketch or dense")
+    moments = load_covariance(covariance)
+    coordinator, _, identity = aggregator.partition(":")
+    chosen = parse_layers(layers) if layers else tuple(sorted(moments.matrices))
+    with plan_errors("the new plan"):
+        plan = propose_plan(
+            load_model(model, dtype=dtype),
+            moments,
+            name=name,
+            model_name=model.name,
+            parties=[_party(text) for text in party],
+            aggregator=Coordinator(name=coordinator, identity=identity),
+            layers=chosen,
+            randomness=SystemRandomness(),
+            covariance_weight=covariance_weight,
+            schedule="parallel" if schedule == "parallel" else "sequential",
+            statistics="dense" if statistics == "dense" else "sketch",
+        )
+    out.write_text(plan.to_toml(), encoding="utf-8")
+    terminal.print(f"wrote {out}; every party reads it and compares this digest:")
+    typer.echo(format_digest(plan.digest))
+
+
+@app.command("show")
+def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
+    """Print a plan for people, and its digest."""
+    plan = load_plan(plan_file)
+    editing, aggregation = plan.editing, plan.aggregation
+    table = Table(title=f"plan {plan.name}", show_header=False)
+    for label, value in (
+        ("digest", format_digest(plan.digest)),
+        ("model", f"{plan.model.name} ({plan.model.architecture}, {plan.model.dtype})"),
+        ("weights", plan.model.weights),
+        ("editor", f"{editing.editor}, {editing.schedule}, λ = {editing.covariance_weight:g}"),
+        ("layers", ", ".join(str(layer.index) for layer in editing.layers)),
+        ("covariance", editing.covariance),
+        (
+            "sum",
+            f"{aggregation.backend}, {aggregation.statistics}, capacity {aggregation.capacity}",
+        ),
+        ("ring", f"{aggregation.ring_bits} bits, {aggregation.fractional_bits} fractional"),
+        ("threshold", f"{plan.threshold} of {len(plan.federation.parties)}"),
+        ("upload", f"{_upload_bytes(plan) / 1e6:.1f} MB each, in {len(plan.tasks)} sums"),
+    ):
+        table.add_row(label, value)
+    terminal.print(table)
+    parties = Table("id", "party", "identity", "max edits")
+    parties.add_row(
+        "0", f"{plan.party_name(AGGREGATOR)} (aggregator)", plan.identity(AGGREGATOR).hex(), ""
+    )
+    for party, entry in zip(plan.party_ids, plan.federation.parties, strict=True):
+        parties.add_row(str(party), entry.name, entry.identity, str(entry.max_edits))
+    terminal.print(parties)
+
+
+def _upload_bytes(plan: Plan) -> int:
+    elements = sum(plan.layer_length(layer) for layer in plan.editing.layers)
+    return elements * plan.aggregation.ring_bits // 8
+
+
+@app.command("check")
+def check(
+    plan_file: Annotated[Path, typer.Argument(help="Plan file.")],
+    model: Annotated[Path | None, typer.Option(help="Is this the plan's model?")] = None,
+    covariance: Annotated[Path | None, typer.Option(help="Is this the plan's covariance?")] = None,
+    edits: Annotated[Path | None, typer.Option(help="Do these edits fit? Needs --name.")] = None,
+    identity: Annotated[Path | None, typer.Option(help="Is this --name's identity key?")] = None,
+    name: Annotated[str | None, typer.Option(help="Own name in the plan.")] = None,
+) -> None:
+    """Check a plan, and what a party has, before anything is sent. Prints the digest."""
+    plan = load_plan(plan_file)
+    party = AGGREGATOR if name in {None, plan.party_name(AGGREGATOR)} else plan.party_id(str(name))
+    if identity is not None:
+        if name is None:
+            raise InputError("--identity needs --name")
+        if read_signing_key(identity).verify_key.to_bytes() != plan.identity(party):
+            raise PlanError(f"{identity}: is not the key that the plan pins for {name}")
+    if edits is not None:
+        from collabedit.party.edits import load_edits
+
+        if party == AGGREGATOR:
+            raise InputError("--edits needs --name of a party")
+        check_count(plan, name=str(name), edits=len(load_edits(edits)), source=edits)
+    if covariance is not None:
+        from collabedit.party.editing.editor import load_plan_covariance
+
+        load_plan_covariance(plan, covariance)
+    if model is not None:
+        from collabedit.party.editing.editor import load_plan_model
+
+        load_plan_model(plan, model)
+    terminal.print(f"{plan_file}: valid")
+    typer.echo(format_digest(plan.digest))
+
+
+def check_count(plan: Plan, *, name: str, edits: int, source: Path) -> None:
+    """Refuse more edits than the plan lets a party bring.
+
+    Raises:
+        InputError: names the file and both numbers.
+    """
+    allowed = plan.federation.parties[plan.party_id(name) - 1].max_edits
+    if edits > allowed:
+        raise InputError(
+            f"{source}: {edits} edits, the plan allows {name} {allowed}: raise its max_edits and "
+            "the capacity in a new plan"
+        )

@@ -1,0 +1,163 @@
+"""`collabedit simulate`: a whole federation in one process, with faults."""
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from collabedit.cli.console import (
+    configure_logs,
+    log_observer,
+    parse_layers,
+    progress_bar,
+    terminal,
+)
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.crypto.signing import SigningKey
+from collabedit.errors import InputError, SessionAbortedError
+from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
+from collabedit.plan import Coordinator, Party, format_digest
+from collabedit.sketch import LowRankUpdate, Matrix
+from collabedit.threat_model import MINIMUM_PARTIES
+
+
+def _crashes(texts: list[str], parties: int) -> tuple[dict[PartyId, str], TaskIndex]:
+    crashes: dict[PartyId, str] = {}
+    tasks = {0}
+    for text in texts:
+        match = re.fullmatch(r"(\d+):(r[0-6])(?::(\d+))?", text)
+        if match is None or not 1 <= int(match[1]) <= parties:
+            raise InputError(f"--crash {text}: must be PARTY:ROUND or PARTY:ROUND:TASK, as 2:r3:0")
+        crashes[PartyId(int(match[1]))] = match[2]
+        tasks = {int(match[3] or 0)}
+    return crashes, TaskIndex(tasks.pop())
+
+
+def run(
+    model: Annotated[Path, typer.Option(help="Model directory.")],
+    covariance: Annotated[Path, typer.Option(help="File of `collabedit covariance`.")],
+    edits: Annotated[list[Path], typer.Option(help="Edits file; once for each party.")],
+    layers: Annotated[str | None, typer.Option(help="Like 4-8; default: the covariance's.")] = None,
+    covariance_weight: Annotated[float | None, typer.Option(help="λ; default: published.")] = None,
+    schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
+    statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
+    crash: Annotated[
+        list[str] | None, typer.Option(help="PARTY:ROUND[:TASK] falls silent; repeatable.")
+    ] = None,
+    drop: Annotated[float, typer.Option(min=0, max=1, help="Share of messages lost.")] = 0.0,
+    duplicate: Annotated[float, typer.Option(min=0, max=1, help="Share sent twice.")] = 0.0,
+    tamper: Annotated[float, typer.Option(min=0, max=1, help="Share with a bit flipped.")] = 0.0,
+    delay: Annotated[int, typer.Option(min=0, help="Largest delay, in messages.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the faults.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Report to write, JSON.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+) -> None:
+    """Run the deployed protocol over a lossy in-memory network, with throw-away keys."""
+    from collabedit.exchange import contribution_vector
+    from collabedit.party.editing.covariance import load_covariance
+    from collabedit.party.editing.editor import (
+        ModelEditor,
+        edited_layers,
+        key_maps,
+        target_settings,
+    )
+    from collabedit.party.editing.evaluate import evaluate
+    from collabedit.party.editing.model import load_model
+    from collabedit.party.editing.proposal import propose_plan
+    from collabedit.party.editing.targets import compute_targets
+    from collabedit.party.edits import load_edits
+    from collabedit.simulation import Faults, Simulation
+
+    configure_logs(as_json=False, debug=False)
+    if len(edits) < MINIMUM_PARTIES:
+        raise InputError(f"{len(edits)} --edits files: a federation has at least {MINIMUM_PARTIES}")
+    if schedule not in {"sequential", "parallel"} or statistics not in {"sketch", "dense"}:
+        raise InputError("--schedule is sequential or parallel, --statistics sketch or dense")
+    crashes, crash_task = _crashes(crash or [], len(edits))
+    records = [load_edits(path) for path in edits]
+    moments = load_covariance(covariance)
+    loaded = load_model(model, device=device)
+    randomness = SystemRandomness()
+    keys = {PartyId(i): SigningKey.generate(randomness) for i in range(len(edits) + 1)}
+    public = {party: key.verify_key.to_bytes().hex() for party, key in keys.items()}
+    plan = propose_plan(
+        loaded,
+        moments,
+        name="simulation",
+        model_name=model.name,
+        parties=[
+            Party(name=f"party-{i}", identity=public[PartyId(i)], max_edits=len(own))
+            for i, own in enumerate(records, 1)
+        ],
+        aggregator=Coordinator(name="aggregator", identity=public[AGGREGATOR]),
+        layers=parse_layers(layers) if layers else sorted(moments.matrices),
+        randomness=randomness,
+        covariance_weight=covariance_weight,
+        schedule="parallel" if schedule == "parallel" else "sequential",
+        statistics="dense" if statistics == "dense" else "sketch",
+    )
+    maps = key_maps(plan, moments)
+    editors = {}
+    for party, own in zip(plan.party_ids, records, strict=True):
+        with progress_bar(f"targets of {plan.party_name(party)}") as advance:
+            targets = compute_targets(
+                loaded,
+                own,
+                layer=edited_layers(plan.editing)[-1],
+                templates=plan.editing.context_templates,
+                settings=target_settings(plan.editing),
+                progress=advance,
+            )
+        editors[party] = ModelEditor(plan, loaded, own, targets, maps)
+
+    def contribute(party: PartyId, task: TaskIndex) -> Matrix:
+        return contribution_vector(plan, task, editors[party].statistics(plan.tasks[task]))
+
+    applied: set[TaskIndex] = set()
+
+    def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
+        # All parties hold the same weights, so one model in memory stands for all of them.
+        if task not in applied:
+            applied.add(task)
+            editors[party].apply(updates)
+
+    everything = [edit for own in records for edit in own]
+    before = evaluate(loaded, everything).metrics.to_dict()
+    with tempfile.TemporaryDirectory(prefix="collabedit-") as spool:
+        simulation = Simulation(
+            plan,
+            identities=keys,
+            directory=Path(spool),
+            randomness=dict.fromkeys(keys, randomness),
+            faults=Faults(
+                drop=drop,
+                duplicate=duplicate,
+                tamper=tamper,
+                delay=delay,
+                crash_before=crashes,
+                crash_task=crash_task,
+            ),
+            seed=seed,
+            observer=log_observer(role="aggregator"),
+        )
+        outcome = simulation.run(contribute, apply)
+    report = {
+        "plan": format_digest(plan.digest),
+        "tasks": [record.to_dict(plan) for record in outcome.records],
+        "aborted": outcome.aborted.reason.name if outcome.aborted else None,
+        "refused_messages": len(outcome.refusals),
+        "messages": len(outcome.transcript),
+        "before": before,
+        "after": None if outcome.aborted else evaluate(loaded, everything).metrics.to_dict(),
+    }
+    text = json.dumps(report, indent=2)
+    if out is not None:
+        out.write_text(text + "\n")
+    typer.echo(text)
+    if outcome.aborted is not None:
+        raise SessionAbortedError(outcome.aborted.reason, outcome.aborted.detail)
+    terminal.print("the federation finished")
