@@ -168,7 +168,9 @@ def test_garbage_and_oversize_are_refused_without_harm(tmp_path: Path) -> None:
         options = [("grpc.ssl_target_name_override", "aggregator")]
         with grpc.secure_channel(f"127.0.0.1:{server.port}", credentials, options) as raw:
             for method in ("Join", "Deliver", "Collect"):
-                call = raw.unary_unary(f"/collabedit.v1.Coordination/{method}")
+                call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = raw.unary_unary(
+                    f"/collabedit.v1.Coordination/{method}"
+                )
                 for data, status in (
                     (b"\xff" * 100, grpc.StatusCode.INVALID_ARGUMENT),
                     (b"", grpc.StatusCode.INVALID_ARGUMENT),
@@ -177,7 +179,9 @@ def test_garbage_and_oversize_are_refused_without_harm(tmp_path: Path) -> None:
                     with pytest.raises(grpc.RpcError) as caught:
                         call(data, timeout=10)
                     assert caught.value.code() is status
-            upload = raw.stream_unary("/collabedit.v1.Data/Upload")
+            upload: grpc.StreamUnaryMultiCallable[bytes, bytes] = raw.stream_unary(
+                "/collabedit.v1.Data/Upload"
+            )
             for metadata in ((), (("session-id", "zz"), ("task", "0"))):
                 with pytest.raises(grpc.RpcError) as caught:
                     upload(iter([b"x"]), metadata=metadata, timeout=10)

@@ -1,5 +1,6 @@
 """The whole protocol in memory: exact sums over whoever is left, or a clean abort."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from collabedit.exchange import decode_bundle, plan_encoding
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party.states import Aborted, Completed
 from collabedit.simulation import Faults, Outcome
+from collabedit.sketch import LowRankUpdate
 from tests.support.federations import TestFederation, build_federation
 
 FIRST = TaskIndex(0)
@@ -47,7 +49,7 @@ def test_update_equals_the_centralised_one(tmp_path: Path) -> None:
     federation = build_federation(4, layers=3)
     received: dict[tuple[PartyId, TaskIndex], np.ndarray] = {}
 
-    def apply(party: PartyId, task: TaskIndex, updates: dict) -> None:  # type: ignore[type-arg]
+    def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         received[party, task] = updates[LayerIndex(task)].dense()
 
     outcome = federation.simulation(tmp_path).run(federation.contribute, apply)

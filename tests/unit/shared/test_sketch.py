@@ -136,9 +136,13 @@ def test_test_matrix_is_standard_normal_and_depends_on_seed_and_layer() -> None:
     assert abs(omega.mean()) < 0.02
     assert abs(omega.std() - 1.0) < 0.02
     assert abs((omega**4).mean() - 3.0) < 0.2
-    np.testing.assert_array_equal(omega, sk.expand_test_matrix(SEED, layer=1, rows=5000, columns=20))
+    np.testing.assert_array_equal(
+        omega, sk.expand_test_matrix(SEED, layer=1, rows=5000, columns=20)
+    )
     assert not np.array_equal(omega, sk.expand_test_matrix(SEED, layer=2, rows=5000, columns=20))
-    assert not np.array_equal(omega, sk.expand_test_matrix(bytes(32), layer=1, rows=5000, columns=20))
+    assert not np.array_equal(
+        omega, sk.expand_test_matrix(bytes(32), layer=1, rows=5000, columns=20)
+    )
 
 
 def test_test_matrix_vector() -> None:
