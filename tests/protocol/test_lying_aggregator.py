@@ -417,6 +417,27 @@ def test_a_survivor_from_outside_of_the_transcript_is_refused(full: Walk) -> Non
     survivors_refused(full, *listed, reason=AbortReason.UNKNOWN_PARTY)
 
 
+def test_a_survivor_whose_shares_were_not_relayed_is_refused(full: Walk) -> None:
+    # Party 5 is in the plan and in the roster, but the transcript has parties 1 to 4 only.
+    commitments, sealed = relayed(full)
+    relay = full.packet(m.RelayShares(commitments[:4]), *sealed[:3])
+    confirming = receive(full.state(1, m.RelayShares), relay).state
+    assert isinstance(confirming, s.AwaitingConfirmations)
+    confirm = m.Confirm(confirming.transcript)
+    listed = tuple(full.sign(confirm, sender=party) for party in (1, 2, 3, 4))
+    contributing = receive(confirming, full.packet(m.Confirmed(listed))).state
+    awaiting = advance(contributing, s.Uploaded(5, 1, bytes([1]) * 32)).state
+    assert isinstance(awaiting, s.AwaitingSurvivors)
+    contributions = (awaiting.contribution, *envelopes(full, m.Contribute, 2, 3, 4, 5))
+    assert_refused(
+        full,
+        awaiting,
+        m.ProposeSurvivors(contributions),
+        reason=AbortReason.UNKNOWN_PARTY,
+        culprit=AGGREGATOR,
+    )
+
+
 def test_a_second_survivor_set_is_refused_and_nothing_changes(full: Walk) -> None:
     first = full.shown[ONE, m.ProposeSurvivors]
     signed = full.state(1, m.SurvivorsConfirmed)

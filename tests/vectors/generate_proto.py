@@ -156,7 +156,8 @@ def refused() -> dict[str, tuple[str, bytes]]:
             "ShareKeys",
             share_keys[:68] + share_keys[68 + 38 :] + share_keys[68 : 68 + 38],
         ),
-        "receiver 0": ("ShareKeys", share_keys.replace(b"\x08\x02\x12\x20", b"\x12\x20", 1)),
+        "receiver 0": ("ShareKeys", share_keys.replace(b"\x24\x08\x02", b"\x22", 1)),
+        "owner 0": ("Unmask", b"\x0a\x23\x12\x21" + bytes(33)),
         "share of no kind": ("Unmask", b"\x0a\x02\x08\x01"),
         "share of 32 bytes": ("Unmask", b"\x0a\x24\x08\x01\x12\x20" + bytes(32)),
         "both kinds of share": (
