@@ -126,6 +126,25 @@ class LowRankUpdate:
         """Multiply out: [d_out, d'] or [d_out, d_in]."""
         return self.left @ self.right
 
+    def canonical(self) -> "LowRankUpdate":
+        """Return the same ΔW in factors that depend on ΔW alone: UΣ^½ and Σ^½Vᵀ of its SVD.
+
+        The factors of `merge_sketch` would tell their receiver Y and Z themselves, since Ω is
+        public: left·E^½ = ZV, and so on. Costs O((d_out + d')r²) by QR of both factors. Columns are
+        ordered by singular value; the largest entry of each left column is positive.
+        """
+        if not self.rank:
+            return self
+        q_left, r_left = np.linalg.qr(self.left)
+        q_right, r_right = np.linalg.qr(self.right.T)
+        u, values, vt = np.linalg.svd(r_left @ r_right.T)
+        kept = min(len(values), self.rank)
+        left, right = q_left @ u[:, :kept], vt[:kept] @ q_right.T
+        largest = np.abs(left).argmax(axis=0)
+        signs = np.sign(left[largest, np.arange(kept)])
+        root = np.sqrt(values[:kept])
+        return LowRankUpdate(left * (signs * root), right * (signs * root)[:, None])
+
     def to_bytes(self) -> bytes:
         """Encode as SPEC 6.3: header, `left` and `right` as little-endian float64, row-major."""
         rows, columns = len(self.left), self.right.shape[1]
@@ -210,7 +229,7 @@ def dense_statistics(mapped_keys: Matrix, residuals: Matrix) -> DenseStatistics:
 
 
 def merge_sketch(total: GramSketch, omega: Matrix, *, ridge: float, noise: float) -> LowRankUpdate:
-    """Merge summed sketches: left = Z V E^(-1/2), right = E^(-1/2) Vᵀ Yᵀ with ρW + YᵀY = V E Vᵀ.
+    """Merge summed sketches: ΔW = (Z V E^-½)(E^-½ Vᵀ Yᵀ) with ρW + YᵀY = V E Vᵀ.
 
     Cut-off. Summed fixed-point rounding moves each entry of Y by an independent error of standard
     deviation σ = `noise`, so ‖δY‖₂ ≲ σ(√d' + √m) =: δ and the matrix moves by at most
@@ -259,7 +278,7 @@ def merge_sketch(total: GramSketch, omega: Matrix, *, ridge: float, noise: float
     )
     keep = values > cutoff
     basis = vectors[:, keep] / np.sqrt(values[keep])
-    return LowRankUpdate(cross @ basis, (gram @ basis).T)
+    return LowRankUpdate(cross @ basis, (gram @ basis).T).canonical()
 
 
 def merge_dense(total: DenseStatistics, *, ridge: float, noise: float) -> LowRankUpdate:
@@ -281,4 +300,4 @@ def merge_dense(total: DenseStatistics, *, ridge: float, noise: float) -> LowRan
         raise NumericError("opened sums are not positive semidefinite")
     keep = values > cutoff
     basis = vectors[:, keep]
-    return LowRankUpdate((total.cross @ basis) / (ridge + values[keep]), basis.T)
+    return LowRankUpdate((total.cross @ basis) / (ridge + values[keep]), basis.T).canonical()

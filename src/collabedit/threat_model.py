@@ -10,8 +10,8 @@ import enum
 MINIMUM_PARTIES = 3
 """A sum over two opens each to the other, so three is the smallest sum that is ever opened."""
 
-MAXIMUM_PARTIES = 1000
-"""Bound on the lists of a message; far above the hundred parties that this is built for."""
+MAXIMUM_PARTIES = 500
+"""Bound on the lists of a message, so that `RelayShares` stays under the largest packet."""
 
 
 class Adversary(enum.Enum):
@@ -26,7 +26,8 @@ class Adversary(enum.Enum):
     PARTY = "party"
     """Has its own edits and every released update."""
     COLLUDING = "colluding"
-    """The aggregator together with fewer than `threshold` parties."""
+    """The aggregator together with c parties: c < t if it follows the protocol, and if it lies
+    c <= t - 2 and c < 2t - N, since a liar can ask two groups for different kinds of share."""
     RECIPIENT = "recipient"
     """Holds the model before and after."""
 

@@ -152,6 +152,40 @@ def test_test_matrix_vector() -> None:
     np.testing.assert_allclose(omega, expected, rtol=1e-14)
 
 
+def test_canonical_factors_depend_on_the_product_alone() -> None:
+    rng = np.random.default_rng(7)
+    left, right = rng.normal(size=(9, 4)), rng.normal(size=(4, 13))
+    mixing = rng.normal(size=(4, 4))
+    one = sk.LowRankUpdate(left, right).canonical()
+    other = sk.LowRankUpdate(left @ np.linalg.inv(mixing), mixing @ right).canonical()
+    np.testing.assert_allclose(one.dense(), left @ right, atol=1e-12)
+    np.testing.assert_allclose(one.left, other.left, atol=1e-10)
+    np.testing.assert_allclose(one.right, other.right, atol=1e-10)
+
+
+def recover_gram_sketch(update: sk.LowRankUpdate, omega: sk.Matrix) -> sk.Matrix:
+    """Y from the factors of the solve, by docs/mathematics.md section 7 (ρ = 1)."""
+    right = update.right
+    inner = np.linalg.pinv(right @ omega) @ (np.eye(len(right)) - right @ right.T)
+    recovered: sk.Matrix = (np.linalg.pinv(inner.T) @ right).T
+    return recovered
+
+
+def test_released_factors_do_not_give_the_sums_back() -> None:
+    edits = random_edits(10, mapped=64, outputs=24, counts=(4, 5, 3))
+    omega = sk.expand_test_matrix(SEED, layer=0, rows=64, columns=12 + sk.OVERSAMPLING)
+    vector = np.sum([sk.sketch(k, r, omega).to_vector() for k, r in edits], axis=0)
+    total = sk.GramSketch.from_vector(vector, mapped=64, outputs=24)
+    gram = total.gram_sketch
+    values, vectors = np.linalg.eigh(omega.T @ gram + gram.T @ gram)
+    basis = vectors[:, -12:] / np.sqrt(values[-12:])
+    solved = sk.LowRankUpdate(total.cross_sketch @ basis, (gram @ basis).T)
+    assert relative_error(recover_gram_sketch(solved, omega), gram) < 1e-8
+    released = sk.merge_sketch(total, omega, ridge=1.0, noise=0.0)
+    assert relative_error(released.dense(), solved.dense()) < 1e-10
+    assert relative_error(recover_gram_sketch(released, omega), gram) > 0.1
+
+
 def test_update_round_trips_and_refuses_damage() -> None:
     rng = np.random.default_rng(8)
     update = sk.LowRankUpdate(rng.normal(size=(5, 3)), rng.normal(size=(3, 7)))
