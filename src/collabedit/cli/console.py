@@ -21,7 +21,9 @@ from rich.progress import (
 
 from collabedit.errors import CollabEditError
 
-terminal = Console(stderr=True, highlight=False)
+terminal = Console(
+    stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160, soft_wrap=False
+)
 """Messages for people go to standard error; standard output is for results."""
 
 Advance: TypeAlias = Callable[[int, int], None]
