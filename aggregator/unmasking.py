@@ -23,7 +23,7 @@ from collabedit.proto.statements import RefusalError, owner_context
 
 MAXIMUM_SUBSETS = 2000
 """Sets of t shares to try before giving up: every one or two liars among 60 parties, every single
-one among 1000, as long as t right shares are left."""
+one in any plan, as long as t right shares are left."""
 
 
 def recover_masks(

@@ -200,13 +200,13 @@ def test_a_list_of_all_parties_that_a_plan_can_have_decodes() -> None:
 
 def test_a_longer_list_is_refused_before_its_entries_are_looked_at() -> None:
     entry = codec.encode_body(m.Confirmed((envelope(1),)))
-    with pytest.raises(MalformedMessageError, match="lists 1001 parties"):
+    with pytest.raises(MalformedMessageError, match=f"lists {MAXIMUM_PARTIES + 1} parties"):
         codec.decode_body(m.KINDS[m.Confirmed], entry * (MAXIMUM_PARTIES + 1))
     digest = codec.encode_body(m.ShareKeys(bytes(32), bytes(32), {PartyId(1): bytes(32)}))[68:]
-    with pytest.raises(MalformedMessageError, match="1001 share digests"):
+    with pytest.raises(MalformedMessageError, match=f"{MAXIMUM_PARTIES + 1} share digests"):
         codec.decode_body(m.KINDS[m.ShareKeys], digest * (MAXIMUM_PARTIES + 1))
     share = codec.encode_body(m.Unmask({PartyId(1): m.SelfMaskShare(bytes(33))}))
-    with pytest.raises(MalformedMessageError, match="1001 shares"):
+    with pytest.raises(MalformedMessageError, match=f"{MAXIMUM_PARTIES + 1} shares"):
         codec.decode_body(m.KINDS[m.Unmask], share * (MAXIMUM_PARTIES + 1))
 
 

@@ -20,6 +20,7 @@ from collabedit.plan import (
     load_plan,
     parse_plan,
 )
+from collabedit.threat_model import MAXIMUM_PARTIES
 from tests.support.federations import build_federation
 
 PLAN = build_federation(4, layers=2).plan
@@ -139,9 +140,12 @@ def test_a_repeated_identity_is_refused() -> None:
 def test_more_parties_than_are_supported_are_refused() -> None:
     values = changed("federation.threshold", 700)
     values["federation"]["parties"] = [
-        {"name": f"p{i}", "identity": f"{i:064x}", "max_edits": 1} for i in range(1001)
+        {"name": f"p{i}", "identity": f"{i:064x}", "max_edits": 1}
+        for i in range(MAXIMUM_PARTIES + 1)
     ]
-    with pytest.raises(PlanError, match="1001 parties, at most 1000"):
+    with pytest.raises(
+        PlanError, match=f"{MAXIMUM_PARTIES + 1} parties, at most {MAXIMUM_PARTIES}"
+    ):
         parse(values)
 
 
