@@ -1,0 +1,70 @@
+"""The shape of every attack: a view and a prior in, scores out.
+
+Scores are turned into figures by `metrics`, apart from the attack, so that attacks compare on the
+same inputs. What an attack may use is the type of its view; what it may know beforehand is `Prior`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from collabedit.ids import LayerIndex, PartyId
+from collabedit.sketch import Matrix
+from collabedit.threat_model import Adversary
+
+View_contra = TypeVar("View_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What an adversary brings along: candidates, and nothing about which of them are members.
+
+    Attributes:
+        mapped_keys: for each layer the mapped keys of the candidates, [d', candidates], as anybody
+            computes them with the public model, covariance and templates.
+    """
+
+    mapped_keys: Mapping[LayerIndex, Matrix] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What an attack believes.
+
+    Attributes:
+        attack: its name.
+        about: whom each row is about; None is some survivor, nobody knows which.
+        scores: [rows, candidates]; a higher score is a stronger belief that the candidate's edit is
+            among that party's.
+    """
+
+    attack: str
+    about: tuple[PartyId | None, ...]
+    scores: Matrix = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.scores.ndim != 2 or len(self.scores) != len(self.about):
+            raise ValueError(f"{len(self.about)} rows announced, scores {self.scores.shape}")
+        if not np.isfinite(self.scores).all():
+            raise ValueError("a score is not finite")
+
+
+class Attack(Protocol[View_contra]):
+    """An attack by one adversary.
+
+    Attributes:
+        name: in reports.
+        adversary: whose view it needs.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102  # documented above
+
+    @property
+    def adversary(self) -> Adversary: ...  # noqa: D102  # documented above
+
+    def run(self, view: View_contra, prior: Prior) -> Finding:
+        """Score the candidates of `prior`."""
+        ...

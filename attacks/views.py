@@ -1,0 +1,186 @@
+"""What each adversary sees of a session, cut from the transcript of the real machines.
+
+A view holds everything that its adversary may use against the parties' edits, and nothing else. An
+attack that needs more needs another adversary. Control messages are left out of all views: they
+carry keys, signatures and sealed shares, which are independent of the edits (SPEC 4).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from collabedit.crypto.ring import RingArray, from_bytes
+from collabedit.errors import MalformedMessageError
+from collabedit.exchange import (
+    TileLayout,
+    decode_bundle,
+    decode_frame,
+    plan_encoding,
+)
+from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
+from collabedit.plan import Layer, Plan
+from collabedit.proto.codec import decode_body, decode_packet
+from collabedit.proto.messages import ProposeSurvivors
+from collabedit.simulation import Delivery, Outcome
+from collabedit.sketch import DenseStatistics, GramSketch, LowRankUpdate, Matrix
+
+Uploads = Mapping[PartyId, RingArray]
+"""A ring vector by party."""
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatorView:
+    """One session as the aggregator keeps it (`Adversary.HONEST_AGGREGATOR`).
+
+    Attributes:
+        plan: public.
+        uploads: each party's complete upload of a task, reassembled from its frames: [elements] of
+            the plan's ring, masked.
+        sums: the opened sum of each task that was opened, [elements].
+        survivors: whose contributions are in the sum of a task.
+    """
+
+    plan: Plan
+    uploads: Mapping[TaskIndex, Uploads] = field(repr=False)
+    sums: Mapping[TaskIndex, RingArray] = field(repr=False)
+    survivors: Mapping[TaskIndex, frozenset[PartyId]]
+
+    @classmethod
+    def of(cls, plan: Plan, outcome: Outcome) -> Self:
+        """Cut the view from a simulated session, also from one that ended early."""
+        tasks = [TaskIndex(index) for index in range(len(plan.tasks))]
+        uploads = {task: _reassemble(plan, task, outcome.transcript) for task in tasks}
+        survivors = {record.task: record.survivors for record in outcome.records}
+        for task in outcome.sums:
+            # A session that ended behind an opening has no record of it, but its proposal.
+            survivors.setdefault(task, _proposed(task, outcome.transcript))
+        return cls(plan, uploads, dict(outcome.sums), survivors)
+
+    def with_uploads(self, uploads: Mapping[TaskIndex, Uploads]) -> Self:
+        """Return the undefended control: the same session with these vectors as uploads.
+
+        Args:
+            uploads: what the parties encoded, before any mask.
+        """
+        return replace(self, uploads=uploads)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPair:
+    """Two sessions of one aggregator over the same edits."""
+
+    first: AggregatorView
+    second: AggregatorView
+
+
+@dataclass(frozen=True, slots=True)
+class ColludingView:
+    """The aggregator together with some parties (`Adversary.COLLUDING`).
+
+    Attributes:
+        aggregator: what the aggregator sees.
+        own: what each colluding party encoded, by task and party.
+    """
+
+    aggregator: AggregatorView
+    own: Mapping[TaskIndex, Uploads] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientView:
+    """Who holds the model before and after (`Adversary.RECIPIENT`): the released update.
+
+    Attributes:
+        plan: public.
+        updates: ΔW by layer, in mapped coordinates: left [d_out, r], right [r, d'].
+    """
+
+    plan: Plan
+    updates: Mapping[LayerIndex, LowRankUpdate]
+
+    @classmethod
+    def of(cls, plan: Plan, outcome: Outcome) -> Self:
+        """Cut the view from a simulated session: the bundles that parties downloaded."""
+        updates: dict[LayerIndex, LowRankUpdate] = {}
+        for delivery in outcome.transcript:
+            if delivery.kind == "bundle":
+                updates |= decode_bundle(plan, delivery.task, delivery.data)
+        return cls(plan, updates)
+
+
+def layer_of(plan: Plan, layer: LayerIndex) -> tuple[TaskIndex, Layer, slice]:
+    """Find a layer: its task, its plan entry, and its elements in the task's vector.
+
+    Raises:
+        ValueError: the plan doesn't edit that layer.
+    """
+    for index, layers in enumerate(plan.tasks):
+        start = 0
+        for entry in layers:
+            stop = start + plan.layer_length(entry)
+            if entry.index == layer:
+                return TaskIndex(index), entry, slice(start, stop)
+            start = stop
+    raise ValueError(f"the plan edits no layer {layer}")
+
+
+def first_layer(plan: Plan) -> LayerIndex:
+    """Name the lowest edited layer: its keys do not depend on any other layer's update."""
+    return LayerIndex(plan.editing.layers[0].index)
+
+
+def statistics_of(plan: Plan, layer: LayerIndex, vector: RingArray) -> tuple[Matrix, Matrix]:
+    """Read one layer of a task's vector as reals.
+
+    Args:
+        plan: public.
+        layer: which one.
+        vector: a sum, or one party's upload, [elements] of the task.
+
+    Returns:
+        Y [d', m] and Z [d_out, m], or S [d', d'] and T [d_out, d'] if the plan's statistics are
+        dense.
+    """
+    _, entry, place = layer_of(plan, layer)
+    reals = plan_encoding(plan).decode(vector[place])
+    if plan.aggregation.statistics == "dense":
+        dense = DenseStatistics.from_vector(reals, mapped=entry.mapped, outputs=entry.outputs)
+        return dense.gram, dense.cross
+    sketched = GramSketch.from_vector(reals, mapped=entry.mapped, outputs=entry.outputs)
+    return sketched.gram_sketch, sketched.cross_sketch
+
+
+def _reassemble(
+    plan: Plan, task: TaskIndex, transcript: Iterable[Delivery]
+) -> dict[PartyId, RingArray]:
+    """Put the frames of each party together; parties with a gap are left out."""
+    layout = TileLayout.of(plan, task)
+    payloads: dict[PartyId, dict[int, bytes]] = {}
+    for delivery in transcript:
+        if delivery.kind != "frame" or delivery.task != task:
+            continue
+        try:
+            tile = decode_frame(delivery.data, layout=layout)
+        except MalformedMessageError:
+            continue  # damaged on the way; the machine refused it, too
+        payloads.setdefault(delivery.sender, {})[tile.index] = tile.payload
+    ring = plan_encoding(plan).ring
+    return {
+        party: from_bytes(ring, b"".join(tiles[index] for index in range(layout.tiles)))
+        for party, tiles in sorted(payloads.items())
+        if len(tiles) == layout.tiles
+    }
+
+
+def _proposed(task: TaskIndex, transcript: Iterable[Delivery]) -> frozenset[PartyId]:
+    for delivery in transcript:
+        if delivery.kind != "packet" or delivery.task != task or delivery.sender != AGGREGATOR:
+            continue
+        try:
+            envelope = decode_packet(delivery.data).envelope
+            message = decode_body(envelope.kind, envelope.body)
+        except MalformedMessageError:
+            continue
+        if isinstance(message, ProposeSurvivors):
+            return frozenset(contribution.sender for contribution in message.contributions)
+    return frozenset()
