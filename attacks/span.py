@@ -1,0 +1,158 @@
+"""Subject membership: which candidates' mapped keys lie in the range of an opened statistic.
+
+KSTER (arXiv 2602.10134, stage I; its code reanatom/EditingAttack, `experiments/attack_kr_opt.py`)
+scores a candidate key k by ρ = ‖Qᵀk‖/‖k‖, Q an orthonormal basis of the update's row space. DAGER
+(arXiv 2405.15586, section 4) uses the same test on gradients: a low-rank matrix gives away which of
+finitely many vectors it was made of. Here Q comes from
+
+* Y = SΩ: range(Y) = range(S) = span of all mapped keys, almost surely for m ≥ rank(S); no SVD of
+  an update and no covariance is needed, `SumSpan`, `UploadSpan`;
+* the update ΔW = T(ρI + S)⁺Φ: its rows lie in range(S), `UpdateSpan`.
+
+Departs from KSTER in two points: keys are compared in the mapped space, where Φ has whitened them,
+and the rank is read from the spectrum instead of being given. The test is exact while the number of
+edits is below d' for the sums, and below d_out for the update.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from collabedit.attacks.attack import Finding, Prior
+from collabedit.attacks.views import (
+    AggregatorView,
+    RecipientView,
+    first_layer,
+    layer_of,
+    statistics_of,
+)
+from collabedit.crypto.ring import RingArray
+from collabedit.exchange import plan_encoding
+from collabedit.ids import LayerIndex, PartyId
+from collabedit.plan import Plan
+from collabedit.sketch import Matrix
+from collabedit.threat_model import Adversary
+
+_NOISE_MARGIN = 4.0
+"""In units of the expected spectral norm of the rounding; its fluctuation is far smaller."""
+
+
+def range_basis(matrix: Matrix, *, noise: float) -> Matrix:
+    """Return an orthonormal basis of the numerical range: [rows, rank].
+
+    Singular values above 4σ(√rows + √columns) + max(rows, columns)·ε·s₁ count. The first term is
+    beyond the spectral norm of independent errors of deviation σ (Vershynin 2010, arXiv 1011.3027,
+    corollary 5.35), the second is numpy's rule for float64.
+
+    Args:
+        matrix: [rows, columns].
+        noise: σ, standard deviation of an entry's rounding error.
+    """
+    rows, columns = matrix.shape
+    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    spread = _NOISE_MARGIN * noise * (np.sqrt(rows) + np.sqrt(columns))
+    rounding = max(rows, columns) * np.finfo(np.float64).eps * float(values.max(initial=0.0))
+    return left[:, values > spread + rounding]
+
+
+def span_scores(basis: Matrix, candidates: Matrix) -> Matrix:
+    """Score each candidate by the share of its length in the span: ρ = ‖Qᵀk‖/‖k‖, in 0..1.
+
+    Args:
+        basis: Q, [d', rank], orthonormal columns.
+        candidates: [d', candidates].
+    """
+    lengths = np.linalg.norm(candidates, axis=0)
+    inside = np.linalg.norm(basis.T @ candidates, axis=0)
+    scores: Matrix = np.divide(inside, lengths, out=np.zeros_like(inside), where=lengths > 0)
+    return scores
+
+
+def vector_scores(
+    plan: Plan, layer: LayerIndex, vector: RingArray, candidates: Matrix, *, parties: int
+) -> Matrix:
+    """Score candidates against one layer of a ring vector.
+
+    Args:
+        plan: public.
+        layer: which one.
+        vector: a sum over `parties` parties, or one upload (1), [elements] of the task.
+        candidates: [d', candidates].
+        parties: how many contributions were rounded and added.
+    """
+    gram, _ = statistics_of(plan, layer, vector)
+    # One rounding is uniform over a step: variance step²/12.
+    noise = plan_encoding(plan).step * float(np.sqrt(parties / 12))
+    return span_scores(range_basis(gram, noise=noise), candidates)
+
+
+@dataclass(frozen=True, slots=True)
+class SumSpan:
+    """Membership in the opened sum: what was edited, by whomever.
+
+    Attributes:
+        layer: None is the first edited layer.
+    """
+
+    layer: LayerIndex | None = None
+    name: str = "sum-span"
+    adversary: Adversary = Adversary.HONEST_AGGREGATOR
+
+    def run(self, view: AggregatorView, prior: Prior) -> Finding:
+        """Score the candidates against the opened sum: one row, about nobody in particular."""
+        layer = first_layer(view.plan) if self.layer is None else self.layer
+        task, _, _ = layer_of(view.plan, layer)
+        scores = vector_scores(
+            view.plan,
+            layer,
+            view.sums[task],
+            prior.mapped_keys[layer],
+            parties=len(view.survivors[task]),
+        )
+        return Finding(self.name, (None,), scores[None])
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSpan:
+    """Membership in each single upload: who edited what. Chance under masks.
+
+    Attributes:
+        layer: None is the first edited layer.
+    """
+
+    layer: LayerIndex | None = None
+    name: str = "upload-span"
+    adversary: Adversary = Adversary.HONEST_AGGREGATOR
+
+    def run(self, view: AggregatorView, prior: Prior) -> Finding:
+        """Score the candidates against each complete upload: one row for each party."""
+        layer = first_layer(view.plan) if self.layer is None else self.layer
+        task, _, _ = layer_of(view.plan, layer)
+        uploads = view.uploads[task]
+        about: tuple[PartyId, ...] = tuple(sorted(uploads))
+        candidates = prior.mapped_keys[layer]
+        rows = [
+            vector_scores(view.plan, layer, uploads[party], candidates, parties=1)
+            for party in about
+        ]
+        return Finding(self.name, about, np.stack(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateSpan:
+    """Membership in the released update: KSTER's own setting.
+
+    Attributes:
+        layer: None is the first edited layer.
+    """
+
+    layer: LayerIndex | None = None
+    name: str = "update-span"
+    adversary: Adversary = Adversary.RECIPIENT
+
+    def run(self, view: RecipientView, prior: Prior) -> Finding:
+        """Score the candidates against the update's row space: one row, about nobody."""
+        layer = first_layer(view.plan) if self.layer is None else self.layer
+        update = view.updates[layer].canonical()
+        basis = range_basis(update.right.T, noise=0.0)
+        return Finding(self.name, (None,), span_scores(basis, prior.mapped_keys[layer])[None])
