@@ -97,27 +97,46 @@ def _ignore(event: str, fields: Mapping[str, object]) -> None:
     del event, fields
 
 
+class OpeningRecord(Protocol):
+    """Remembers which sums this party helped to open; see `party.ledger`."""
+
+    def record(self, session_id: bytes, task: TaskIndex) -> None:
+        """Store durably that the shares which open this task are about to leave."""
+
+
 def run_session(
-    member: Member, channel: Channel, editor: Editor, *, observer: Observer = _ignore
+    member: Member,
+    channel: Channel,
+    editor: Editor,
+    *,
+    ledger: OpeningRecord | None = None,
+    observer: Observer = _ignore,
 ) -> SessionReport:
     """Take part in one session, to its end.
+
+    Args:
+        member: who we are.
+        channel: to the aggregator; closed at the end.
+        editor: our model and edits.
+        ledger: told before each opening; None for throw-away sessions.
+        observer: told of every event.
 
     Raises:
         SessionAbortedError: the session ended early; `editor` is as it was before.
         NumericError: our own statistics break the plan's bounds; nothing of them was sent.
         TransportError, ProtocolError: see `Channel`.
     """
-    session = _Session(member, channel, observer)
+    session = _Session(member, channel, ledger, observer)
     try:
         session.join()
         reports = [
             session.run_task(TaskIndex(index), editor) for index in range(len(member.plan.tasks))
         ]
-    except BaseException as error:
+    except BaseException:
         try:
             editor.rollback()
         finally:
-            session.leave(error)
+            session.leave()
         raise
     finally:
         channel.close()
@@ -125,14 +144,22 @@ def run_session(
 
 
 class _Session:
-    def __init__(self, member: Member, channel: Channel, observer: Observer) -> None:
+    def __init__(
+        self,
+        member: Member,
+        channel: Channel,
+        ledger: OpeningRecord | None,
+        observer: Observer,
+    ) -> None:
         self._member = member
         self._plan = member.plan
         self._channel = channel
+        self._ledger = ledger
         self._observer = observer
         self._chain = b""
         self._state: s.State | None = None
         self._context: m.Context | None = None
+        self._refused = False
         self.session_id = b""
 
     def join(self) -> None:
@@ -158,8 +185,7 @@ class _Session:
         self._context = m.Context(plan.digest, self.session_id, task, self._chain)
         self._state = None
         started = time.monotonic()
-        vector = contribution_vector(plan, task, editor.statistics(layers))
-        encoded = plan_encoding(plan).encode(vector)
+        encoded = self._encode(task, editor.statistics(layers))
         computed = time.monotonic()
         self._observer("computed", {"task": task, "layers": [layer.index for layer in layers]})
         completed, bundle = self._sum(task, encoded)
@@ -178,6 +204,22 @@ class _Session:
             compute_seconds=computed - started,
             protocol_seconds=time.monotonic() - computed,
         )
+
+    def _encode(self, task: TaskIndex, statistics: list[tuple[Matrix, Matrix]]) -> RingArray:
+        try:
+            self._check_count(max(keys.shape[1] for keys, _ in statistics))
+            vector = contribution_vector(self._plan, task, statistics)
+            return plan_encoding(self._plan).encode(vector)
+        except NumericError:
+            self._refused = True
+            raise
+
+    def _check_count(self, edits: int) -> None:
+        # More edits than the plan counts on would exceed the sketch's capacity, and the merge would
+        # be wrong for everybody without an error showing.
+        own = self._plan.federation.parties[self._member.me - 1]
+        if edits > own.max_edits:
+            raise NumericError(f"{edits} edits, the plan allows {own.name} {own.max_edits}")
 
     def _sum(self, task: TaskIndex, encoded: RingArray) -> tuple[s.Completed, bytes]:
         member = self._member
@@ -226,6 +268,8 @@ class _Session:
 
     def _take(self, step: s.Step) -> None:
         self._state = step.state
+        if isinstance(step.state, s.AwaitingRelease) and self._ledger is not None:
+            self._ledger.record(self.session_id, step.state.setup.context.task)
         if isinstance(step.state, s.Aborted):
             with contextlib.suppress(CollabEditError):
                 self._deliver(step)
@@ -243,17 +287,20 @@ class _Session:
         for packet in step.outbound:
             self._channel.deliver(packet)
 
-    def leave(self, error: BaseException) -> None:
+    def leave(self) -> None:
         """Tell the aggregator that we are gone, if it can still be told and doesn't know."""
         if self._context is None or not self.session_id or isinstance(self._state, s.Aborted):
             return
-        refused = isinstance(error, NumericError)
-        reason = AbortReason.INPUT_REFUSED if refused else AbortReason.PARTY_LEFT
-        farewell = sign_message(
-            m.Abort(reason, self._member.me),
-            context=self._context,
-            sender=self._member.me,
-            key=self._member.identity,
-        )
+        reason = AbortReason.INPUT_REFUSED if self._refused else AbortReason.PARTY_LEFT
         with contextlib.suppress(CollabEditError):
+            if self._state is not None and not isinstance(self._state, s.Completed):
+                self._deliver(advance(self._state, s.LeaveSession(reason)))
+                return
+            # Between two tasks no state machine runs that could say it.
+            farewell = sign_message(
+                m.Abort(reason, self._member.me),
+                context=self._context,
+                sender=self._member.me,
+                key=self._member.identity,
+            )
             self._channel.deliver(m.Packet(farewell))

@@ -170,13 +170,11 @@ class Aborted:
         reason: why.
         culprit: who is at fault; None if that cannot be told.
         detail: one line for people.
-        evidence: contradicting statements, if any were seen.
     """
 
     reason: AbortReason
     culprit: PartyId | None
     detail: str
-    evidence: tuple[Envelope, ...] = ()
 
 
 State: TypeAlias = (

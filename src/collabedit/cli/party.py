@@ -24,6 +24,7 @@ from collabedit.crypto.signing import read_signing_key
 from collabedit.errors import InputError
 from collabedit.party.client import ClientTls, GrpcChannel
 from collabedit.party.edits import Edit, edits_digest, load_edits
+from collabedit.party.ledger import ACCEPT_OPTION, Ledger
 from collabedit.party.session import Member, SessionReport, run_session
 from collabedit.plan import Plan, format_digest, load_plan
 
@@ -48,6 +49,7 @@ ThreadsOption: TypeAlias = Annotated[
 
 TARGETS_FILE = "targets.safetensors"
 UPDATE_FILE = "update.safetensors"
+LEDGER_FILE = "ledger.jsonl"
 REPORT_FILE = "report.json"
 
 
@@ -156,6 +158,10 @@ def join(
     upload_rate: Annotated[
         float | None, typer.Option(help="Limit of the upload, bytes per second.")
     ] = None,
+    accept_repeated_opening: Annotated[
+        bool,
+        typer.Option(ACCEPT_OPTION, help="Join although a sum over these edits was opened before."),
+    ] = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
@@ -175,6 +181,9 @@ def join(
     if output is not None and output.exists():
         raise InputError(f"{output}: exists already")
     _prepare_directory(work)
+    ledger = Ledger(work / LEDGER_FILE, edits=records, weights=plan.model.weights)
+    if not accept_repeated_opening:
+        ledger.check()
     with watch.phase("load"):
         _use_threads(threads)
         from collabedit.party.editing.editor import (
@@ -200,7 +209,9 @@ def join(
         rate_limit=upload_rate,
     )
     with watch.phase("session"):
-        session = run_session(member, channel, editor, observer=log_observer(role=name))
+        session = run_session(
+            member, channel, editor, ledger=ledger, observer=log_observer(role=name)
+        )
     with watch.phase("save"):
         save_updates(work / UPDATE_FILE, editor.updates, plan=plan)
         if output is not None:

@@ -12,6 +12,7 @@ from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import (
     AbortReason,
+    InputError,
     InvalidSignatureError,
     MalformedMessageError,
     NumericError,
@@ -22,7 +23,7 @@ from collabedit.errors import (
 )
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party import session as session_module
-from collabedit.party.session import Member, SessionReport, run_session
+from collabedit.party.session import Member, OpeningRecord, SessionReport, run_session
 from collabedit.plan import Plan, Timing
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body
@@ -59,6 +60,7 @@ class Room:
         ids = self.federation.plan.party_ids
         self.channels = {party: LoopbackChannel(self.coordinator, party) for party in ids}
         self.editors = {party: MatrixEditor(self.federation, party) for party in ids}
+        self.ledgers: dict[PartyId, OpeningRecord] = {}
 
     def _join(self, party: PartyId) -> None:
         identity = self.federation.identities[party]
@@ -68,6 +70,7 @@ class Room:
                 member,
                 self.channels[party],
                 self.editors[party],
+                ledger=self.ledgers.get(party),
                 observer=lambda event, fields: self.seen.append((event, dict(fields))),
             )
         except BaseException as error:  # noqa: BLE001  handed to the test
@@ -325,3 +328,51 @@ def test_an_update_larger_than_the_plan_allows_is_not_taken(tmp_path: Path) -> N
     assert room.editors[ONE].rolled_back
     assert not room.editors[ONE].applied
     assert not room.errors
+
+
+@dataclass
+class Notebook:
+    """A ledger that notes what was sent when it was written, and may refuse."""
+
+    channel: LoopbackChannel
+    refuses: bool = False
+    openings: list[tuple[bytes, TaskIndex]] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+
+    def record(self, session_id: bytes, task: TaskIndex) -> None:
+        if self.refuses:
+            raise InputError("disk full")
+        self.openings.append((session_id, task))
+        self.sent = [packet.envelope.kind for packet in self.channel.delivered]
+
+
+def test_every_opening_is_recorded_before_the_shares_leave(tmp_path: Path) -> None:
+    room = Room(build_federation(3, layers=2), tmp_path)
+    notebook = Notebook(room.channels[ONE])
+    room.ledgers[ONE] = notebook
+    room.run()
+    session = room.coordinator.session_id
+    assert notebook.openings == [(session, TaskIndex(0)), (session, TaskIndex(1))]
+    assert notebook.sent.count(m.KINDS[m.Unmask]) == 1  # of the first task only
+
+
+def test_a_ledger_that_cannot_be_written_stops_the_opening(tmp_path: Path) -> None:
+    room = Room(build_federation(5), tmp_path)
+    room.ledgers[ONE] = Notebook(room.channels[ONE], refuses=True)
+    room.run()
+    assert isinstance(room.errors[ONE], InputError)
+    assert not [p for p in room.channels[ONE].delivered if p.envelope.kind == m.KINDS[m.Unmask]]
+    assert room.editors[ONE].rolled_back
+    assert set(room.reports) == {2, 3, 4, 5}
+
+
+def test_more_edits_than_the_plan_allows_are_refused_at_the_party(tmp_path: Path) -> None:
+    federation = build_federation(5)
+    keys, residuals = federation.edits[ONE, TaskIndex(0)]
+    federation.edits[ONE, TaskIndex(0)] = (np.hstack([keys, keys]), np.hstack([residuals] * 2))
+    room = Room(federation, tmp_path).run()
+    error = room.errors[ONE]
+    assert isinstance(error, NumericError)
+    assert "6 edits, the plan allows party-1 3" in str(error)
+    assert room.farewells(ONE) == [m.Abort(AbortReason.INPUT_REFUSED, ONE)]
+    assert room.coordinator.records[0].survivors == {2, 3, 4, 5}

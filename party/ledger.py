@@ -1,0 +1,99 @@
+"""What a party remembers of opened sums, so that nobody can make it open the same edits twice.
+
+Two opened sums of the same edits over different survivors differ by the contribution of whoever is
+in one and not in the other (`attacks.differencing`). No malice is needed: a session that failed
+after its first sum and is repeated without one institution is enough. A party therefore writes
+down, before the shares that open a sum leave it, which edits on which weights they open, and
+refuses the next session on the same ones until its operator says that the risk is understood.
+
+The file is private: it holds digests of edits, which could be guessed from candidates.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from collabedit.crypto.kdf import transcript_hash
+from collabedit.errors import InputError
+from collabedit.ids import TaskIndex
+from collabedit.party.edits import Edit, edits_digest
+
+ACCEPT_OPTION = "--accept-repeated-opening"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """One sum that this party helped to open."""
+
+    edits: str
+    session: str
+    task: int
+
+
+class Ledger:
+    """Append-only record of openings, one JSON line each.
+
+    Args:
+        path: the file; made with mode 0600 at the first opening.
+        edits: whose openings this session may add.
+        weights: digest of the unedited weights, as the plan writes it.
+    """
+
+    def __init__(self, path: Path, *, edits: Sequence[Edit], weights: str) -> None:
+        self._path = path
+        self._edits = transcript_hash("ledger", weights, edits_digest(edits)).hex()
+
+    def __repr__(self) -> str:
+        return f"Ledger({self._path})"
+
+    def check(self) -> None:
+        """Refuse to go on if a sum over the same edits was opened before.
+
+        Raises:
+            InputError: it was, or the file is damaged.
+        """
+        for opening in self._read():
+            if opening.edits == self._edits:
+                raise InputError(
+                    f"{self._path}: a sum over these edits was opened before, in session "
+                    f"{opening.session[:16]}. Whoever sees a second sum over other parties can "
+                    "subtract the two and isolate somebody's edits. Change the edits, or accept "
+                    f"that with {ACCEPT_OPTION}"
+                )
+
+    def record(self, session_id: bytes, task: TaskIndex) -> None:
+        """Write an opening to disk before it happens.
+
+        Raises:
+            InputError: the disk refuses; the caller must not open.
+        """
+        line = json.dumps({"edits": self._edits, "session": session_id.hex(), "task": task})
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(descriptor, "a", encoding="ascii") as stream:
+                stream.write(line + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written: {error.strerror}") from error
+
+    def _read(self) -> list[Opening]:
+        try:
+            lines = self._path.read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self._path}: cannot be read: {error}") from error
+        openings = []
+        for number, line in enumerate(lines, 1):
+            try:
+                values = json.loads(line)
+                openings.append(Opening(values["edits"], values["session"], values["task"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{self._path}: line {number} is damaged; without it nobody can tell which "
+                    "sums were opened. Restore the file, or move it away if you know"
+                ) from error
+        return openings
