@@ -9,7 +9,6 @@ Validation happens once, at construction; code that holds a `Plan` need not chec
 import hashlib
 import json
 import math
-import re
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +103,11 @@ class Model(_Section):
     tokenizer: Digest
 
 
+def _has_one_slot(text: str) -> bool:
+    before, slot, after = text.partition("{}")
+    return bool(slot) and not set("{}") & set(before + after)
+
+
 class Targets(_Section):
     """How each party optimises its target vectors z* (MEMIT, `compute_z`)."""
 
@@ -114,6 +118,13 @@ class Targets(_Section):
     kl_weight: Annotated[float, Field(ge=0, le=100)]
     stop_loss: Annotated[float, Field(ge=0, le=10)]
     kl_prompt: str = "{} is a"
+
+    @field_validator("kl_prompt")
+    @classmethod
+    def _one_slot(cls, prompt: str) -> str:
+        if not _has_one_slot(prompt):
+            raise ValueError("must hold {} exactly once and no other brace")
+        return prompt
 
 
 class Editing(_Section):
@@ -142,7 +153,7 @@ class Editing(_Section):
     @classmethod
     def _one_placeholder(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for position, template in enumerate(templates, 1):
-            if template.count("{}") != 1 or re.sub(r"\{\}", "", template).count("{"):
+            if not _has_one_slot(template):
                 raise ValueError(f"template {position} must hold {{}} exactly once")
         if "{}" not in templates:
             raise ValueError("the bare template {} must be among the context templates")
