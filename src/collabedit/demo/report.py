@@ -30,6 +30,10 @@ class MethodRow(_Part):
         description="share of facts that the model writes by itself, percent"
     )
     perplexity: float | None = Field(description="of the project's held-out text")
+    update_error: float | None = Field(
+        description="relative error of the update against the centralised one, Frobenius norm, "
+        "worst layer; null for the unedited model"
+    )
     generation_by_owner: dict[str, float] = Field(
         description="generation accuracy on the facts of each party, percent"
     )
@@ -141,13 +145,16 @@ MEASURES = (
     ("Score", "score"),
     ("generated", "generation_accuracy"),
     ("perplexity", "perplexity"),
+    ("update error", "update_error"),
 )
 
 
 def format_value(row: MethodRow, field: str) -> str:
     """Render one cell."""
     value: float | None = getattr(row, field)
-    return "-" if value is None else f"{value:.1f}"
+    if value is None:
+        return "-"
+    return f"{value:.1e}" if field == "update_error" else f"{value:.1f}"
 
 
 def write_markdown(report: DemoReport, path: Path) -> None:

@@ -226,8 +226,9 @@ def _compare(
     rows = []
     with stage("evaluating all methods") as advance:
         for done, updates in enumerate(candidates, 1):
+            error = max(ways.relative_errors(updates, centralised).values()) if updates else None
             with ways.edited(model, updates):
-                rows.append(_row(federation, model, text))
+                rows.append(_row(federation, model, text, error))
             advance(done, len(candidates))
     parties = len(federation.parties)
     rest = rows[1 + parties :]
@@ -242,7 +243,9 @@ def _compare(
     )
 
 
-def _row(federation: DemoFederation, model: EditableModel, text: str) -> MethodRow:
+def _row(
+    federation: DemoFederation, model: EditableModel, text: str, error: float | None
+) -> MethodRow:
     evaluation = evaluate(model, federation.all_edits, text=text)
     by_owner = {}
     start = 0
@@ -250,7 +253,9 @@ def _row(federation: DemoFederation, model: EditableModel, text: str) -> MethodR
         own = evaluation.outcomes[start : start + len(edits)]
         start += len(edits)
         by_owner[party.name] = 100.0 * sum(outcome.generated for outcome in own) / len(own)
-    return MethodRow(**evaluation.metrics.to_dict(), generation_by_owner=by_owner)
+    return MethodRow(
+        **evaluation.metrics.to_dict(), generation_by_owner=by_owner, update_error=error
+    )
 
 
 def _report(
