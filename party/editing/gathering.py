@@ -38,7 +38,10 @@ def gather_covariance(
 
     Raises:
         InputError: no text there, or no layer or token asked for.
+        ModelError: the model has no such layer.
     """
+    for layer in layers:
+        model.block(layer)  # refuses a layer that is not there, before text is written
     window = min(window, model.context_length)
     if tokens < window:
         raise InputError(f"{tokens} tokens do not fill one window of {window}")

@@ -73,7 +73,7 @@ def propose_plan(
         target_steps: of the target search; None takes the published value.
 
     Raises:
-        InputError: a layer without covariance, or without a block above it.
+        InputError: a layer without covariance, with one of another size, or without a block above.
         PlanError: the plan doesn't hold together.
     """
     missing = set(layers) - set(covariance.matrices)
@@ -81,7 +81,15 @@ def propose_plan(
         raise InputError(f"the covariance has no second moments of layer {min(missing)}")
     if not layers or max(layers) >= model.n_layers - 1:
         raise InputError(f"layers must be among 0 to {model.n_layers - 2}")
+    for layer in layers:
+        size = len(covariance.matrices[layer])
+        if size != model.d_in(layer):
+            raise InputError(
+                f"the covariance of layer {layer} is of another model: its keys have {size} "
+                f"entries, this model's {model.d_in(layer)}"
+            )
     defaults = model.architecture.defaults or UNPUBLISHED
+    weight = defaults.covariance_weight if covariance_weight is None else covariance_weight
     bits = FRACTIONAL_BITS[ring_bits]
     bound = _HEADROOM * 2.0 ** (ring_bits - 1 - bits) / len(parties)
     return Plan(
@@ -102,7 +110,7 @@ def propose_plan(
         editing=Editing(
             editor="memit",
             schedule=schedule,
-            covariance_weight=float(covariance_weight or defaults.covariance_weight),
+            covariance_weight=float(weight),
             covariance=f"sha256:{covariance.digest()}",
             ridge=1.0,
             context_templates=tuple(templates),
@@ -117,7 +125,7 @@ def propose_plan(
             ),
             targets=Targets(
                 learning_rate=defaults.learning_rate,
-                steps=target_steps or defaults.steps,
+                steps=defaults.steps if target_steps is None else target_steps,
                 clamp_factor=defaults.clamp_factor,
                 weight_decay=defaults.weight_decay,
                 kl_weight=defaults.kl_weight,
