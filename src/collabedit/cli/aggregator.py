@@ -10,18 +10,25 @@ import typer
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.aggregator.states import Aborted
-from collabedit.cli.console import configure_logs, log_observer, terminal
+from collabedit.cli.console import (
+    check_address,
+    check_place,
+    configure_logs,
+    log_observer,
+    say,
+)
 from collabedit.cli.credentials import (
     AuthorityOption,
     CertificateOption,
     IdentityOption,
     PlanOption,
     TlsKeyOption,
+    read_identity,
     read_tls,
 )
 from collabedit.crypto.rng import SystemRandomness
-from collabedit.crypto.signing import read_signing_key
 from collabedit.errors import InputError
+from collabedit.ids import AGGREGATOR
 from collabedit.plan import format_digest, load_plan
 
 app = typer.Typer(help="Coordinate a session; sees no edit and no model.", no_args_is_help=True)
@@ -46,14 +53,18 @@ def serve(
     port_file: Annotated[
         Path | None, typer.Option(help="Write the port here once listening.")
     ] = None,
-    linger: Annotated[float, typer.Option(help="Seconds to stay after the end.")] = 15.0,
+    linger: Annotated[float, typer.Option(min=0, help="Seconds to stay after the end.")] = 15.0,
     json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
     debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
 ) -> None:
     """Run one session of a plan, then exit: 0 if it finished, 5 if it was aborted."""
     configure_logs(as_json=json_logs, debug=debug)
+    check_address("--listen", listen)
     plan = load_plan(plan_file)
+    key = read_identity(identity, plan, AGGREGATOR)
     tls = read_tls(tls_cert, tls_key, tls_ca, name=plan.federation.aggregator.name)
+    if port_file is not None:
+        check_place(port_file)
     try:
         state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,7 +72,7 @@ def serve(
     observe = log_observer(role="aggregator")
     coordinator = Coordinator(
         plan,
-        read_signing_key(identity),
+        key,
         directory=state / "spool",
         randomness=SystemRandomness(),
         observer=observe,
@@ -73,16 +84,17 @@ def serve(
         host = listen.rpartition(":")[0]
         observe("listening", {"address": f"{host}:{server.port}", "plan": plan.name})
         if port_file is not None:
+            port_file.parent.mkdir(parents=True, exist_ok=True)
             partial = port_file.with_name(f".{port_file.name}.partial")
             partial.write_text(f"{server.port}\n")
             partial.replace(port_file)
         ended = server.run(linger=linger)
     _write_report(state / "report.json", coordinator)
     if not ended:
-        terminal.print("stopped before the session was over")
+        say("stopped before the session was over")
         raise typer.Exit(130)
     coordinator.raise_if_aborted()
-    terminal.print(f"session finished: {len(coordinator.records)} sums opened and merged")
+    say(f"session finished: {len(coordinator.records)} sums opened and merged")
 
 
 def _write_report(path: Path, coordinator: Coordinator) -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeAlias
 
 import structlog
@@ -18,8 +19,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
-from collabedit.errors import CollabEditError
+from collabedit.errors import CollabEditError, InputError
 
 terminal = Console(
     stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160, soft_wrap=False
@@ -40,13 +42,13 @@ def errors_to_exit_codes() -> Iterator[None]:
     try:
         yield
     except CollabEditError as error:
-        terminal.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        _complain(str(error))
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "transformers", "safetensors", "matplotlib", "gguf", "peft"}:
             raise
-        terminal.print(f"[bold red]error:[/] {MISSING_PARTY_PACKAGES}", soft_wrap=True)
-        sys.exit(2)
+        _complain(MISSING_PARTY_PACKAGES)
+        sys.exit(InputError.exit_code)
     except KeyboardInterrupt:
         terminal.print("interrupted")
         sys.exit(130)
@@ -54,10 +56,49 @@ def errors_to_exit_codes() -> Iterator[None]:
         # The reader of our output is gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        # A file that no layer below answers for: the disk is full, a directory is gone.
+        if error.filename is None:
+            raise
+        _complain(f"{error.filename}: {error.strerror}")
+        sys.exit(InputError.exit_code)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+def _complain(text: str) -> None:
+    terminal.print(Text.assemble(("error:", "bold red"), " ", text), soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a line for people as it is: no line breaks in paths, no markup in brackets."""
+    terminal.print(text, markup=False, emoji=False, soft_wrap=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place for a result before any work is done for it; missing folders may be made.
+
+    Raises:
+        InputError: names the path and what is in its way.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory")
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"{path}: cannot be written: {folder} is not a directory")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written: no permission in {folder}")
+
+
+def check_address(option: str, address: str) -> None:
+    """Refuse what is not HOST:PORT.
+
+    Raises:
+        InputError: names the option and the text.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"{option} {address}: must be HOST:PORT")
 
 
 def configure_logs(*, as_json: bool, debug: bool) -> None:
@@ -97,7 +138,7 @@ def log_observer(**bound: str) -> Callable[[str, Mapping[str, object]], None]:
 def progress_bar(title: str) -> Iterator[Advance]:
     """Show a bar on a terminal; without one, a line at the start and at the end."""
     if not terminal.is_terminal:
-        terminal.print(f"{title} ...")
+        say(f"{title} ...")
         yield lambda _done, _total: None
         return
     with Progress(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli.console import Advance, parse_layers, progress_bar, terminal
+from collabedit.cli.console import Advance, check_place, parse_layers, progress_bar, say
 
 
 def run(
@@ -33,8 +33,9 @@ def run(
     from collabedit.party.editing.gathering import gather_covariance
     from collabedit.party.editing.model import load_model
 
-    loaded = load_model(model, dtype=dtype, device=device)
+    check_place(out)
     chosen = parse_layers(layers) if layers else None
+    loaded = load_model(model, dtype=dtype, device=device)
     chosen = chosen or (loaded.architecture.defaults or UNPUBLISHED).layers(loaded.n_layers)
     with ExitStack() as stack:
 
@@ -44,6 +45,7 @@ def run(
         covariance = gather_covariance(
             loaded, chosen, source=source, tokens=tokens, window=window, seed=seed, stage=stage
         )
+    out.parent.mkdir(parents=True, exist_ok=True)
     covariance.save(out)
-    terminal.print(f"wrote {out}: layers {list(chosen)}, {covariance.tokens} tokens")
+    say(f"wrote {out}: layers {list(chosen)}, {covariance.tokens} tokens")
     typer.echo(f"sha256:{covariance.digest()}")

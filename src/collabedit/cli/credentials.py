@@ -8,8 +8,10 @@ from typing import Annotated, TypeAlias
 import typer
 
 from collabedit.crypto.certificates import certificate_name, check_certificate_pair
-from collabedit.crypto.signing import read_private
-from collabedit.errors import KeyFileError
+from collabedit.crypto.signing import SigningKey, read_private, read_signing_key
+from collabedit.errors import KeyFileError, PlanError
+from collabedit.ids import PartyId
+from collabedit.plan import Plan
 
 PlanOption: TypeAlias = Annotated[Path, typer.Option("--plan", help="The plan that all agree on.")]
 IdentityOption: TypeAlias = Annotated[
@@ -31,6 +33,19 @@ class TlsFiles:
     certificate: bytes
     key: bytes = field(repr=False)
     authority: bytes
+
+
+def read_identity(path: Path, plan: Plan, party: PartyId) -> SigningKey:
+    """Read the identity key that the plan pins for `party`, the aggregator's for 0.
+
+    Raises:
+        KeyFileError: missing, malformed, or accessible to others.
+        PlanError: it is somebody else's.
+    """
+    key = read_signing_key(path)
+    if key.verify_key.to_bytes() != plan.identity(party):
+        raise PlanError(f"{path}: is not the key that the plan pins for {plan.party_name(party)}")
+    return key
 
 
 def read_tls(certificate: Path, key: Path, authority: Path, *, name: str) -> TlsFiles:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli.console import terminal
+from collabedit.cli.console import say
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey, read_private, read_signing_key, write_private
@@ -22,8 +22,16 @@ def new(
     key = SigningKey.generate(SystemRandomness())
     out.parent.mkdir(parents=True, exist_ok=True)
     write_private(out, key.to_pem())
-    terminal.print(f"wrote {out} (private: never leaves this machine)")
+    say(f"wrote {out} (private: never leaves this machine)")
     typer.echo(key.verify_key.to_bytes().hex())
+
+
+def _check_new(*paths: Path) -> None:
+    # Both halves of a pair, before either is written: a new key beside an old certificate is no
+    # pair, and whoever trusts the old authority would not trust what a new one signs.
+    for path in paths:
+        if path.exists():
+            raise KeyFileError(f"{path}: exists already; move it away first")
 
 
 @app.command("show")
@@ -38,11 +46,12 @@ def ca(
     name: Annotated[str, typer.Option(help="Name of the authority.")] = "CollabEdit development CA",
 ) -> None:
     """Make a certificate authority for development and closed federations."""
+    _check_new(out / "ca.pem", out / "ca-key.pem")
     authority = create_authority(name)
     out.mkdir(parents=True, exist_ok=True)
     write_private(out / "ca-key.pem", authority.key_pem)
     (out / "ca.pem").write_bytes(authority.certificate_pem)
-    terminal.print(f"wrote {out / 'ca.pem'} (public) and {out / 'ca-key.pem'} (private)")
+    say(f"wrote {out / 'ca.pem'} (public) and {out / 'ca-key.pem'} (private)")
 
 
 @app.command("certificate")
@@ -56,6 +65,7 @@ def certificate(
     days: Annotated[int, typer.Option(min=1, help="Lifetime.")] = 365,
 ) -> None:
     """Issue a TLS certificate (ECDSA P-256) for a party or the aggregator."""
+    _check_new(out / f"{name}.pem", out / f"{name}-key.pem")
     try:
         authority = Authority((ca_dir / "ca.pem").read_bytes(), read_private(ca_dir / "ca-key.pem"))
     except OSError as error:
@@ -64,4 +74,4 @@ def certificate(
     out.mkdir(parents=True, exist_ok=True)
     write_private(out / f"{name}-key.pem", issued.key_pem)
     (out / f"{name}.pem").write_bytes(issued.certificate_pem)
-    terminal.print(f"wrote {out / f'{name}.pem'} and {out / f'{name}-key.pem'} (private)")
+    say(f"wrote {out / f'{name}.pem'} and {out / f'{name}-key.pem'} (private)")

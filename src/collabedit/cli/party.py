@@ -9,18 +9,25 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from collabedit.cli.console import configure_logs, log_observer, progress_bar, terminal
+from collabedit.cli.console import (
+    check_address,
+    check_place,
+    configure_logs,
+    log_observer,
+    progress_bar,
+    say,
+)
 from collabedit.cli.credentials import (
     AuthorityOption,
     CertificateOption,
     IdentityOption,
     PlanOption,
     TlsKeyOption,
+    read_identity,
     read_tls,
 )
 from collabedit.cli.plan import check_count
 from collabedit.crypto.rng import SystemRandomness
-from collabedit.crypto.signing import read_signing_key
 from collabedit.errors import InputError
 from collabedit.party.client import ClientTls, GrpcChannel
 from collabedit.party.edits import Edit, edits_digest, load_edits
@@ -76,6 +83,14 @@ def _prepare_directory(work: Path) -> None:
         raise InputError(f"{work}: cannot be made private: {error.strerror}") from error
 
 
+def _check_output(output: Path | None) -> None:
+    if output is None:
+        return
+    if output.exists():
+        raise InputError(f"{output}: exists already")
+    check_place(output)
+
+
 def _use_threads(threads: int | None) -> None:
     if threads is not None:
         import torch
@@ -98,7 +113,7 @@ def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: 
     settings = target_settings(plan.editing)
     templates = plan.editing.context_templates
     if path.exists():
-        terminal.print(f"using the targets in {path}")
+        say(f"using the targets in {path}")
         return load_targets(
             path,
             edits_digest=edits_digest(edits),
@@ -133,7 +148,7 @@ def prepare(
     _use_threads(threads)
     loaded = load_plan_model(plan, model, device=device)
     _targets(plan, loaded, records, work / TARGETS_FILE)
-    terminal.print(f"{len(records)} targets are in {work / TARGETS_FILE} (private)")
+    say(f"{len(records)} targets are in {work / TARGETS_FILE} (private)")
 
 
 @app.command("join")
@@ -153,10 +168,10 @@ def join(
         Path | None, typer.Option(help="Write the edited checkpoint here; must not exist.")
     ] = None,
     patience: Annotated[
-        float, typer.Option(help="Seconds to keep trying an aggregator that does not answer.")
+        float, typer.Option(min=0, help="Seconds to keep trying an aggregator that is silent.")
     ] = 60.0,
     upload_rate: Annotated[
-        float | None, typer.Option(help="Limit of the upload, bytes per second.")
+        float | None, typer.Option(min=1, help="Limit of the upload, bytes per second.")
     ] = None,
     accept_repeated_opening: Annotated[
         bool,
@@ -172,14 +187,14 @@ def join(
     Everything that can be checked is checked before the first call.
     """
     configure_logs(as_json=json_logs, debug=debug)
+    check_address("--connect", connect)
     watch = _Stopwatch()
     plan = load_plan(plan_file)
     party = plan.party_id(name)
-    member = Member(plan, party, read_signing_key(identity), SystemRandomness())
+    member = Member(plan, party, read_identity(identity, plan, party), SystemRandomness())
     tls = read_tls(tls_cert, tls_key, tls_ca, name=name)
     records = _own_edits(plan, name, edits)
-    if output is not None and output.exists():
-        raise InputError(f"{output}: exists already")
+    _check_output(output)
     _prepare_directory(work)
     ledger = Ledger(work / LEDGER_FILE, edits=records, weights=plan.model.weights)
     if not accept_repeated_opening:
@@ -217,9 +232,9 @@ def join(
         if output is not None:
             save_checkpoint(loaded, output)
     _write_report(work / REPORT_FILE, plan, name, session, watch.seconds, channel)
-    terminal.print(f"update written to {work / UPDATE_FILE}")
+    say(f"update written to {work / UPDATE_FILE}")
     if output is not None:
-        terminal.print(f"edited model written to {output}")
+        say(f"edited model written to {output}")
 
 
 def _write_report(
@@ -265,10 +280,11 @@ def apply(
     from collabedit.party.editing.editor import load_plan_model, load_updates
     from collabedit.party.editing.model import save_checkpoint
 
+    _check_output(output)
     plan = load_plan(plan_file)
     updates = load_updates(update, weights=plan.model.weights)
     loaded = load_plan_model(plan, model, device="cpu")
     for layer, low_rank in sorted(updates.items()):
         apply_update(loaded, layer, low_rank)
     save_checkpoint(loaded, output)
-    terminal.print(f"edited model written to {output}")
+    say(f"edited model written to {output}")

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from collabedit.cli.console import parse_layers, terminal
+from collabedit.cli.console import check_place, parse_layers, say, terminal
+from collabedit.cli.credentials import read_identity
 from collabedit.crypto.rng import SystemRandomness
-from collabedit.crypto.signing import read_signing_key
 from collabedit.errors import InputError, PlanError
 from collabedit.ids import AGGREGATOR
 from collabedit.plan import Coordinator, Party, Plan, format_digest, load_plan, plan_errors
@@ -50,6 +50,7 @@ def new(
 
     if out.exists():
         raise InputError(f"{out}: exists already")
+    check_place(out)
     if schedule not in {"sequential", "parallel"}:
         raise InputError(f"--schedule {schedule}: must be sequential or parallel")
     if statistics not in {"sketch", "dense"}:
@@ -71,8 +72,9 @@ def new(
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
         )
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(plan.to_toml(), encoding="utf-8")
-    terminal.print(f"wrote {out}; every party reads it and compares this digest:")
+    say(f"wrote {out}; every party reads it and compares this digest:")
     typer.echo(format_digest(plan.digest))
 
 
@@ -128,8 +130,7 @@ def check(
     if identity is not None:
         if name is None:
             raise InputError("--identity needs --name")
-        if read_signing_key(identity).verify_key.to_bytes() != plan.identity(party):
-            raise PlanError(f"{identity}: is not the key that the plan pins for {name}")
+        read_identity(identity, plan, party)
     if edits is not None:
         from collabedit.party.edits import load_edits
 
@@ -144,7 +145,7 @@ def check(
         from collabedit.party.editing.editor import load_plan_model
 
         load_plan_model(plan, model)
-    terminal.print(f"{plan_file}: valid")
+    say(f"{plan_file}: valid")
     typer.echo(format_digest(plan.digest))
 
 

@@ -10,31 +10,46 @@ from typing import Annotated
 import typer
 
 from collabedit.cli.console import (
+    check_place,
     configure_logs,
     log_observer,
     parse_layers,
     progress_bar,
-    terminal,
+    say,
 )
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
-from collabedit.errors import InputError, SessionAbortedError
+from collabedit.errors import InputError
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
-from collabedit.plan import Coordinator, Party, format_digest
+from collabedit.plan import Coordinator, Party, format_digest, plan_errors
 from collabedit.sketch import LowRankUpdate, Matrix
 from collabedit.threat_model import MINIMUM_PARTIES
 
 
 def _crashes(texts: list[str], parties: int) -> tuple[dict[PartyId, str], TaskIndex]:
     crashes: dict[PartyId, str] = {}
-    tasks = {0}
+    tasks: set[int] = set()
     for text in texts:
         match = re.fullmatch(r"(\d+):(r[0-6])(?::(\d+))?", text)
         if match is None or not 1 <= int(match[1]) <= parties:
             raise InputError(f"--crash {text}: must be PARTY:ROUND or PARTY:ROUND:TASK, as 2:r3:0")
-        crashes[PartyId(int(match[1]))] = match[2]
-        tasks = {int(match[3] or 0)}
-    return crashes, TaskIndex(tasks.pop())
+        party = PartyId(int(match[1]))
+        if party in crashes:
+            raise InputError(f"--crash {text}: party {party} cannot fall silent twice")
+        crashes[party] = match[2]
+        tasks.add(int(match[3] or 0))
+        if len(tasks) > 1:
+            raise InputError(f"--crash {text}: all parties must fall silent in one sum")
+    return crashes, TaskIndex(max(tasks, default=0))
+
+
+def _check_flags(*, parties: int, schedule: str, statistics: str, out: Path | None) -> None:
+    if parties < MINIMUM_PARTIES:
+        raise InputError(f"{parties} --edits files: a federation has at least {MINIMUM_PARTIES}")
+    if schedule not in {"sequential", "parallel"} or statistics not in {"sketch", "dense"}:
+        raise InputError("--schedule is sequential or parallel, --statistics sketch or dense")
+    if out is not None:
+        check_place(out)
 
 
 def run(
@@ -73,10 +88,7 @@ def run(
     from collabedit.simulation import Faults, Simulation
 
     configure_logs(as_json=False, debug=False)
-    if len(edits) < MINIMUM_PARTIES:
-        raise InputError(f"{len(edits)} --edits files: a federation has at least {MINIMUM_PARTIES}")
-    if schedule not in {"sequential", "parallel"} or statistics not in {"sketch", "dense"}:
-        raise InputError("--schedule is sequential or parallel, --statistics sketch or dense")
+    _check_flags(parties=len(edits), schedule=schedule, statistics=statistics, out=out)
     crashes, crash_task = _crashes(crash or [], len(edits))
     records = [load_edits(path) for path in edits]
     moments = load_covariance(covariance)
@@ -84,22 +96,25 @@ def run(
     randomness = SystemRandomness()
     keys = {PartyId(i): SigningKey.generate(randomness) for i in range(len(edits) + 1)}
     public = {party: key.verify_key.to_bytes().hex() for party, key in keys.items()}
-    plan = propose_plan(
-        loaded,
-        moments,
-        name="simulation",
-        model_name=model.name,
-        parties=[
-            Party(name=f"party-{i}", identity=public[PartyId(i)], max_edits=len(own))
-            for i, own in enumerate(records, 1)
-        ],
-        aggregator=Coordinator(name="aggregator", identity=public[AGGREGATOR]),
-        layers=parse_layers(layers) if layers else sorted(moments.matrices),
-        randomness=randomness,
-        covariance_weight=covariance_weight,
-        schedule="parallel" if schedule == "parallel" else "sequential",
-        statistics="dense" if statistics == "dense" else "sketch",
-    )
+    with plan_errors("the simulated plan"):
+        plan = propose_plan(
+            loaded,
+            moments,
+            name="simulation",
+            model_name=model.name,
+            parties=[
+                Party(name=f"party-{i}", identity=public[PartyId(i)], max_edits=len(own))
+                for i, own in enumerate(records, 1)
+            ],
+            aggregator=Coordinator(name="aggregator", identity=public[AGGREGATOR]),
+            layers=parse_layers(layers) if layers else sorted(moments.matrices),
+            randomness=randomness,
+            covariance_weight=covariance_weight,
+            schedule="parallel" if schedule == "parallel" else "sequential",
+            statistics="dense" if statistics == "dense" else "sketch",
+        )
+    if crash_task >= len(plan.tasks):
+        raise InputError(f"--crash {(crash or [])[0]}: the session has {len(plan.tasks)} sums")
     maps = key_maps(plan, moments)
     editors = {}
     for party, own in zip(plan.party_ids, records, strict=True):
@@ -156,8 +171,8 @@ def run(
     }
     text = json.dumps(report, indent=2)
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n")
     typer.echo(text)
-    if outcome.aborted is not None:
-        raise SessionAbortedError(outcome.aborted.reason, outcome.aborted.detail)
-    terminal.print("the federation finished")
+    simulation.coordinator.raise_if_aborted()
+    say("the federation finished")

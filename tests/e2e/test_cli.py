@@ -1,0 +1,776 @@
+"""The command line: what it makes, and what it says and does when something is wrong."""
+
+import datetime as dt
+import json
+import re
+import shutil
+import socket
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from typer.main import get_command
+
+from collabedit import __version__
+from collabedit.cli import app
+from collabedit.crypto.certificates import Authority, issue_certificate
+from collabedit.crypto.signing import write_private
+from tests.support.processes import (
+    AGGREGATOR_NAME,
+    Federation,
+    Outcome,
+    edit_plan,
+    own_edits,
+    record,
+    run_command,
+    run_here,
+)
+
+USAGE = 2
+INPUT = 2
+PROTOCOL = 5
+TRANSPORT = 6
+
+
+def assert_refused(outcome: Outcome, code: int, *said: object) -> None:
+    """One line for people that names the culprit, the documented code, and nothing printed."""
+    assert outcome.code == code, outcome
+    assert outcome.out == ""
+    assert len(outcome.lines) == 1, outcome.err
+    assert outcome.lines[0].startswith("error: ")
+    for what in said:
+        assert str(what) in outcome.lines[0]
+
+
+def join_party(federation: Federation, work: Path, port: int, **changes: object) -> Outcome:
+    return run_here(*federation.join_options("party-2", work=work, port=port, **changes))
+
+
+# What a party brings.
+
+
+def broken_edits() -> list[tuple[str, str, Sequence[str]]]:
+    """Name, text of the file, and what the refusal must say besides the file's name."""
+    good = record(1, "Bob", "{} plays the", "piano", "guitar")
+    lacking = json.loads(json.dumps(good))
+    del lacking["requested_rewrite"]["target_new"]
+    slotless = json.loads(json.dumps(good))
+    slotless["requested_rewrite"]["prompt"] = "Bob plays the"
+    flat = {"prompt": "Zed plays the", "subject": "Bob", "target_new": "piano"}
+    return [
+        (
+            "a field is missing",
+            json.dumps([good, lacking]),
+            ["record 2", "'requested_rewrite.target_new'", "missing"],
+        ),
+        (
+            "the prompt has no place for the subject",
+            json.dumps([slotless]),
+            ["record 1", "'requested_rewrite.prompt'", "{}"],
+        ),
+        (
+            "the subject is not in the prompt",
+            json.dumps([good, flat]),
+            ["record 2", "'subject'", "does not occur in 'prompt'"],
+        ),
+        ("the JSON is broken", '[{"prompt": "Zed",\n "subject": ]', ["line 2", "not JSON"]),
+        ("there are no edits", "[]", ["holds no edits"]),
+        ("the file is empty", " \n", ["is empty"]),
+        (
+            "there are more edits than the plan allows",
+            json.dumps(own_edits(2, 3)),
+            ["3 edits", "allows party-2 2"],
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [case[1:] for case in broken_edits()],
+    ids=[case[0] for case in broken_edits()],
+)
+def test_edits_are_refused_by_file_record_and_field(
+    federation: Federation, silent_port: int, tmp_path: Path, text: str, said: Sequence[str]
+) -> None:
+    edits = tmp_path / "edits.json"
+    edits.write_text(text)
+    outcome = join_party(federation, tmp_path / "work", silent_port, edits=edits)
+    assert_refused(outcome, INPUT, edits, *said)
+    assert not re.search("Bob|Zed|piano|guitar", outcome.err)
+    prepared = run_here(
+        *("party", "prepare", "--plan", federation.plan_file, "--name", "party-2"),
+        *("--model", federation.model, "--edits", edits, "--work", tmp_path / "work"),
+    )
+    assert_refused(prepared, INPUT, edits, *said)
+    checked = run_here(
+        *("plan", "check", federation.plan_file, "--name", "party-2", "--edits", edits)
+    )
+    assert_refused(checked, INPUT, edits, *said)
+    assert not (tmp_path / "work").exists()
+
+
+def plan_copy(federation: Federation, directory: Path) -> Path:
+    return Path(shutil.copy(federation.plan_file, directory / "plan.toml"))
+
+
+def test_a_missing_plan_is_named(federation: Federation, silent_port: int, tmp_path: Path) -> None:
+    plan = tmp_path / "nowhere.toml"
+    outcome = join_party(federation, tmp_path / "work", silent_port, plan=plan)
+    assert_refused(outcome, INPUT, plan, "No such file")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"aggregation": {"capacity": 9}}, "aggregation.capacity 9 is too small"),
+        ({"federation": {"threshold": 2}}, "threshold 2 for 3 parties, must be 3 to 3"),
+        ({"aggregation": {"fractional_bits": 60}}, "overflow a 64-bit ring"),
+        ({"aggregation": {"colour": "red"}}, "aggregation.colour"),
+    ],
+    ids=["capacity too small", "threshold too low", "overflow", "unknown field"],
+)
+def test_a_plan_that_cannot_be_carried_out_is_refused_by_field(
+    federation: Federation,
+    silent_port: int,
+    tmp_path: Path,
+    change: dict[str, dict[str, object]],
+    said: str,
+) -> None:
+    plan = plan_copy(federation, tmp_path)
+    edit_plan(plan, **change)
+    for outcome in (
+        join_party(federation, tmp_path / "work", silent_port, plan=plan),
+        run_here(*federation.serve_options(state=tmp_path / "state", plan=plan)),
+        run_here("plan", "check", plan),
+        run_here("plan", "show", plan),
+    ):
+        assert_refused(outcome, INPUT, plan, said)
+    assert not list(tmp_path.glob("[ws]*"))
+
+
+def test_a_party_that_is_not_in_the_plan_is_named(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    outcome = join_party(federation, tmp_path / "work", silent_port, name="party-9")
+    assert_refused(outcome, INPUT, "no party called 'party-9'")
+
+
+# Models and covariances.
+
+
+@pytest.fixture(scope="module")
+def other_model(federation: Federation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The federation's model with one number changed."""
+    directory = tmp_path_factory.mktemp("other") / "model"
+    shutil.copytree(federation.model, directory)
+    tensors = load_file(directory / "model.safetensors")
+    tensors["model.norm.weight"][0] += 0.5
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def test_a_directory_without_a_model_is_named(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    for model in (tmp_path, tmp_path / "nowhere", federation.plan_file):
+        outcome = join_party(federation, tmp_path / "work", silent_port, model=model)
+        assert_refused(outcome, INPUT, model, "no model directory")
+
+
+def test_another_model_is_refused_with_both_digests(
+    federation: Federation, other_model: Path, silent_port: int, tmp_path: Path
+) -> None:
+    outcome = join_party(federation, tmp_path / "work", silent_port, model=other_model)
+    assert_refused(outcome, INPUT, other_model, "weights", federation.plan.model.weights)
+    assert len(set(re.findall(r"sha256:[0-9a-f]{64}", outcome.err))) == 2
+    checked = run_here("plan", "check", federation.plan_file, "--model", other_model)
+    assert_refused(checked, INPUT, other_model, federation.plan.model.weights)
+
+
+def test_another_covariance_is_refused_with_both_digests(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    covariance = tmp_path / "other.safetensors"
+    run_here(
+        *("covariance", "--model", federation.model, "--out", covariance, "--layers", "1,3"),
+        *("--source", federation.directory / "general.txt", "--tokens", 500, "--window", 50),
+    ).ok()
+    wanted = federation.plan.editing.covariance.removeprefix("sha256:")
+    outcome = join_party(federation, tmp_path / "work", silent_port, covariance=covariance)
+    assert_refused(outcome, INPUT, covariance, wanted)
+    checked = run_here("plan", "check", federation.plan_file, "--covariance", covariance)
+    assert_refused(checked, INPUT, covariance, wanted)
+    garbage = tmp_path / "garbage.safetensors"
+    garbage.write_bytes(b"not this")
+    refused = join_party(federation, tmp_path / "work", silent_port, covariance=garbage)
+    assert_refused(refused, INPUT, garbage)
+
+
+# Keys and certificates.
+
+
+def test_the_identity_key_of_somebody_else_is_named(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    wrong = federation.member("party-1").identity
+    outcome = join_party(federation, tmp_path / "work", silent_port, identity=wrong)
+    assert_refused(outcome, INPUT, wrong, "party-2")
+    served = run_here(*federation.serve_options(state=tmp_path / "state", identity=wrong))
+    assert_refused(served, INPUT, wrong, AGGREGATOR_NAME)
+    checked = run_here(
+        *("plan", "check", federation.plan_file, "--identity", wrong, "--name", "party-2")
+    )
+    assert_refused(checked, INPUT, wrong, "party-2")
+
+
+@pytest.mark.parametrize("option", ["identity", "tls_key"])
+def test_a_private_key_that_others_can_read_is_refused(
+    federation: Federation, silent_port: int, tmp_path: Path, option: str
+) -> None:
+    key = Path(shutil.copy(getattr(federation.member("party-2"), option), tmp_path / "key.pem"))
+    key.chmod(0o640)
+    outcome = join_party(federation, tmp_path / "work", silent_port, **{option: key})
+    assert_refused(outcome, INPUT, key, f"chmod 600 {key}")
+
+
+@pytest.mark.parametrize("option", ["identity", "tls_key", "tls_cert", "tls_ca"])
+def test_a_missing_or_malformed_key_file_is_named(
+    federation: Federation, silent_port: int, tmp_path: Path, option: str
+) -> None:
+    path = tmp_path / "file.pem"
+    outcome = join_party(federation, tmp_path / "work", silent_port, **{option: path})
+    assert_refused(outcome, INPUT, path, "No such file")
+    path.write_text("-----BEGIN NOTHING-----")
+    path.chmod(0o600)
+    outcome = join_party(federation, tmp_path / "work", silent_port, **{option: path})
+    assert_refused(outcome, INPUT, path)
+
+
+def test_a_certificate_of_another_authority_is_refused(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    run_here("keys", "ca", tmp_path / "ca").ok()
+    run_here(*("keys", "certificate", "party-2", "--ca", tmp_path / "ca", "--out", tmp_path)).ok()
+    certificate = tmp_path / "party-2.pem"
+    outcome = join_party(
+        federation,
+        tmp_path / "work",
+        silent_port,
+        tls_cert=certificate,
+        tls_key=tmp_path / "party-2-key.pem",
+    )
+    assert_refused(outcome, INPUT, certificate, federation.authority)
+
+
+def test_an_expired_certificate_is_refused(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    authority = Authority(
+        federation.authority.read_bytes(), (federation.ca_directory / "ca-key.pem").read_bytes()
+    )
+    issued = issue_certificate(
+        authority,
+        name="party-2",
+        hosts=[],
+        lifetime_days=1,
+        now=dt.datetime.now(dt.UTC) - dt.timedelta(days=3),
+    )
+    certificate, key = tmp_path / "old.pem", tmp_path / "old-key.pem"
+    certificate.write_bytes(issued.certificate_pem)
+    write_private(key, issued.key_pem)
+    outcome = join_party(
+        federation, tmp_path / "work", silent_port, tls_cert=certificate, tls_key=key
+    )
+    assert_refused(outcome, INPUT, certificate, "expired at")
+
+
+def test_the_certificate_of_another_party_is_named(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    other = federation.member("party-3")
+    outcome = join_party(
+        federation,
+        tmp_path / "work",
+        silent_port,
+        tls_cert=other.certificate,
+        tls_key=other.tls_key,
+    )
+    assert_refused(outcome, INPUT, other.certificate, "'party-3'", "'party-2'")
+    mixed = join_party(federation, tmp_path / "work", silent_port, tls_cert=other.certificate)
+    assert_refused(mixed, INPUT, other.certificate)
+
+
+def test_paths_are_printed_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / ("deep-" * 20) / "[bold] :smile: [/x]"
+    outcome = run_here("keys", "new", folder / "identity.pem")
+    outcome.ok()
+    assert outcome.err.startswith(f"wrote {folder / 'identity.pem'} ")
+    missing = folder / "[red]nowhere"
+    assert_refused(run_here("keys", "show", missing), INPUT, missing)
+
+
+def test_a_new_key_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "identity.pem"
+    public = run_here("keys", "new", path).ok()
+    assert re.fullmatch("[0-9a-f]{64}", public)
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_bytes()
+    assert_refused(run_here("keys", "new", path), INPUT, path, "exists already")
+    assert path.read_bytes() == before
+    assert run_here("keys", "show", path).ok() == public
+
+
+def test_an_authority_and_a_certificate_are_never_overwritten(tmp_path: Path) -> None:
+    run_here("keys", "ca", tmp_path).ok()
+    certificate = ("keys", "certificate", "party-1", "--ca", tmp_path, "--out", tmp_path)
+    run_here(*certificate).ok()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 4
+    assert_refused(run_here("keys", "ca", tmp_path), INPUT, tmp_path / "ca.pem", "exists already")
+    assert_refused(run_here(*certificate), INPUT, tmp_path / "party-1.pem", "exists already")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # One half of a pair is enough to refuse, and the other is not made anew beside it.
+    for name in ("ca.pem", "party-1.pem", "ca-key.pem", "party-1-key.pem"):
+        path = tmp_path / name
+        content = path.read_bytes()
+        path.unlink()
+        command = ["keys", "ca", tmp_path] if name.startswith("ca") else certificate
+        assert run_here(*command).code == INPUT
+        assert not path.exists()
+        path.write_bytes(content)
+        path.chmod(0o600)
+
+
+# Places to write to, and the network.
+
+
+def test_an_output_that_exists_is_refused(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    outcome = join_party(federation, tmp_path / "work", silent_port, output=tmp_path)
+    assert_refused(outcome, INPUT, tmp_path, "exists already")
+    plan_again = run_here(*plan_new(federation, out=federation.plan_file))
+    assert_refused(plan_again, INPUT, federation.plan_file, "exists already")
+
+
+def plan_new(federation: Federation, **changes: object) -> list[str]:
+    """Arguments of `plan new` for the federation's parties."""
+    plan = federation.plan
+    options: dict[str, object] = {
+        "name": "again",
+        "model": federation.model,
+        "covariance": federation.covariance,
+        "aggregator": f"{AGGREGATOR_NAME}:{plan.federation.aggregator.identity}",
+        **changes,
+    }
+    parties = [
+        f"--party={party.name}:{party.identity}:{party.max_edits}"
+        for party in plan.federation.parties
+    ]
+    named = [
+        part
+        for name, value in options.items()
+        if value is not None
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return ["plan", "new", *named, *parties]
+
+
+def under_a_file(directory: Path) -> Path:
+    """A path that nobody can make, the administrator included."""
+    file = directory / "file"
+    file.write_text("")
+    return file / "below"
+
+
+def test_a_place_that_cannot_be_written_is_named_before_any_work(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    place = under_a_file(tmp_path)
+    work = tmp_path / "work"
+    model, covariance = federation.model, federation.covariance
+    edits = [federation.member(party).edits for party in federation.parties]
+    update = tmp_path / "update.safetensors"
+    for arguments in (
+        federation.join_options("party-2", work=place, port=silent_port),
+        federation.join_options("party-2", work=work, port=silent_port, output=place / "deep"),
+        federation.serve_options(state=place),
+        federation.serve_options(state=tmp_path / "state", port_file=place / "port"),
+        ["keys", "new", place / "identity.pem"],
+        ["keys", "ca", place],
+        ["keys", "certificate", "a", "--ca", federation.ca_directory, "--out", place],
+        plan_new(federation, out=place),
+        ["covariance", "--model", model, "--out", place, "--layers", "1"],
+        [
+            *("simulate", "--model", model, "--covariance", covariance, "--out", place),
+            *(f"--edits={path}" for path in edits),
+        ],
+        [
+            *("party", "apply", "--plan", federation.plan_file, "--model", model),
+            *("--update", update, "--output", place / "deep"),
+        ],
+        ["demo", "--out", place, "--model", model],
+    ):
+        outcome = run_here(*arguments)
+        assert_refused(outcome, INPUT, tmp_path / "file")
+    assert not (work / "targets.safetensors").exists()
+
+
+def test_leftovers_that_do_not_fit_are_refused_by_name(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    targets = tmp_path / "targets.safetensors"
+    targets.write_bytes(b"garbage")
+    outcome = join_party(federation, tmp_path, silent_port)
+    assert outcome.code == INPUT
+    assert f"error: {targets}: cannot be read as safetensors" in outcome.lines[-1]
+    other = federation.member("party-1").edits
+    targets.unlink()
+    run_here(
+        *("party", "prepare", "--plan", federation.plan_file, "--name", "party-1"),
+        *("--model", federation.model, "--edits", other, "--work", tmp_path),
+    ).ok()
+    assert targets.stat().st_mode & 0o777 == 0o600
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+    outcome = join_party(federation, tmp_path, silent_port)
+    assert outcome.code == INPUT
+    assert f"error: {targets}: targets were prepared from other edits" in outcome.lines[-1]
+
+
+def test_a_port_in_use_is_named(federation: Federation, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        outcome = run_here(*federation.serve_options(state=tmp_path / "state", listen=address))
+    assert outcome.code == TRANSPORT
+    assert outcome.lines[-1] == f"error: cannot listen on {address}: is the port in use?"
+    assert not (tmp_path / "state" / "report.json").exists()
+
+
+def test_an_aggregator_that_is_not_there_is_named(federation: Federation, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    outcome = join_party(federation, work, 1, patience=0.5)
+    assert outcome.code == TRANSPORT
+    assert outcome.lines[-1].startswith("error: no aggregator answers at 127.0.0.1:1")
+    assert [path.name for path in work.iterdir()] == ["targets.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"connect": "hub"}, "--connect hub: must be HOST:PORT"),
+        ({"connect": "hub:http"}, "--connect hub:http: must be HOST:PORT"),
+        ({"upload_rate": 0}, "--upload-rate"),
+        ({"patience": -1}, "--patience"),
+        ({"threads": 0}, "--threads"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    federation: Federation,
+    silent_port: int,
+    tmp_path: Path,
+    flags: dict[str, object],
+    said: str,
+) -> None:
+    outcome = join_party(federation, tmp_path / "work", silent_port, **flags)
+    assert outcome.code == USAGE
+    assert said in outcome.err
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_address_to_listen_on_needs_a_port(federation: Federation, tmp_path: Path) -> None:
+    outcome = run_here(*federation.serve_options(state=tmp_path / "state", listen="localhost"))
+    assert_refused(outcome, INPUT, "--listen localhost: must be HOST:PORT")
+    assert not (tmp_path / "state").exists()
+
+
+# Plans.
+
+
+def test_a_new_plan_holds_what_was_said(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "plan.toml"
+    digest = run_here(
+        *plan_new(federation, out=out, layers="3", schedule="parallel", statistics="dense")
+    ).ok()
+    values = tomllib.loads(out.read_text())
+    assert [layer["index"] for layer in values["editing"]["layers"]] == [3]
+    assert values["editing"]["schedule"] == "parallel"
+    assert values["aggregation"]["statistics"] == "dense"
+    # Llama's published λ (EasyEdit, hparams/MEMIT/llama-7b.yaml), as none was given.
+    assert values["editing"]["covariance_weight"] == 15000.0
+    assert run_here("plan", "check", out).ok() == digest
+    assert re.fullmatch("sha256:[0-9a-f]{64}", digest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layers": "1,2"}, ["layer 2"]),
+        ({"schedule": "zigzag"}, ["--schedule zigzag"]),
+        ({"statistics": "some"}, ["--statistics some"]),
+        ({"covariance_weight": 0}, ["covariance_weight"]),
+        ({"covariance_weight": -1}, ["covariance_weight"]),
+        ({"name": "Not A Name"}, ["name"]),
+        ({"aggregator": "hub"}, ["identity"]),
+        ({"dtype": "int8"}, ["int8"]),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_a_plan_that_would_not_hold_is_not_written(
+    federation: Federation, tmp_path: Path, changes: dict[str, object], said: Sequence[str]
+) -> None:
+    out = tmp_path / "plan.toml"
+    assert_refused(run_here(*plan_new(federation, out=out, **changes)), INPUT, *said)
+    assert not out.exists()
+
+
+def test_a_malformed_party_is_named(federation: Federation, tmp_path: Path) -> None:
+    arguments = [*plan_new(federation, out=tmp_path / "plan.toml"), "--party", "someone"]
+    assert_refused(run_here(*arguments), INPUT, "--party someone")
+
+
+def test_a_covariance_of_another_size_is_refused(federation: Federation, tmp_path: Path) -> None:
+    from collabedit.party.editing.covariance import Covariance, load_covariance
+
+    moments = load_covariance(federation.covariance)
+    smaller = {layer: matrix[:40, :40] for layer, matrix in moments.matrices.items()}
+    path = tmp_path / "smaller.safetensors"
+    Covariance(smaller, moments.tokens, moments.provenance).save(path)
+    arguments = plan_new(federation, out=tmp_path / "plan.toml", covariance=path)
+    assert_refused(run_here(*arguments), INPUT, "layer 1", "40", "48")
+
+
+def test_a_plan_is_shown_for_people(federation: Federation) -> None:
+    plan = federation.plan
+    outcome = run_here("plan", "show", federation.plan_file)
+    assert outcome.code == 0
+    for what in ("processes", "llama", "float32", "1, 3", "3 of 3", *federation.parties):
+        assert what in outcome.err
+    assert plan.digest.hex()[:20] in outcome.err
+
+
+def test_all_that_a_party_has_can_be_checked(federation: Federation) -> None:
+    member = federation.member("party-3")
+    outcome = run_here(
+        *("plan", "check", federation.plan_file, "--name", "party-3"),
+        *("--edits", member.edits, "--identity", member.identity),
+        *("--model", federation.model, "--covariance", federation.covariance),
+    )
+    assert outcome.ok() == f"sha256:{federation.plan.digest.hex()}"
+    assert_refused(
+        run_here("plan", "check", federation.plan_file, "--edits", member.edits), INPUT, "--name"
+    )
+    assert_refused(
+        run_here("plan", "check", federation.plan_file, "--identity", member.identity),
+        INPUT,
+        "--name",
+    )
+
+
+# Evaluation and simulation.
+
+
+def test_evaluate_prints_json_and_nothing_else(federation: Federation) -> None:
+    edits = federation.member("party-1").edits
+    out = run_here(
+        *("evaluate", "--model", federation.model, "--edits", edits, "--json"),
+        *("--text", federation.directory / "general.txt"),
+    ).ok()
+    row = json.loads(out)
+    assert set(row) == {
+        *("efficacy", "paraphrase", "neighborhood", "score"),
+        *("generation_accuracy", "perplexity"),
+    }
+    assert row["perplexity"] > 1
+    assert row["efficacy"] is not None
+    assert 0 <= row["efficacy"] <= 100
+    without = run_here("evaluate", "--model", federation.model, "--edits", edits, "--json").ok()
+    assert json.loads(without) == {**row, "perplexity": None}
+
+
+def test_evaluate_names_what_it_cannot_read(federation: Federation, tmp_path: Path) -> None:
+    edits = federation.member("party-1").edits
+    model = federation.model
+    missing = tmp_path / "missing"
+    for arguments in (
+        ["--model", missing, "--edits", edits],
+        ["--model", model, "--edits", missing],
+        ["--model", model, "--edits", edits, "--text", missing],
+    ):
+        assert_refused(run_here("evaluate", *arguments), INPUT, missing)
+
+
+@pytest.fixture
+def simulate(federation: Federation, tmp_path: Path) -> Callable[..., Outcome]:
+    """Simulate a federation of five with one edit each."""
+
+    def run(*flags: object, parties: int = 5) -> Outcome:
+        files = []
+        for party in range(1, parties + 1):
+            path = tmp_path / f"edits-{party}.json"
+            path.write_text(json.dumps(own_edits(party, 1)))
+            files.append(f"--edits={path}")
+        return run_here(
+            *("simulate", "--model", federation.model, "--covariance", federation.covariance),
+            *("--covariance-weight", 20, *files, *flags),
+        )
+
+    return run
+
+
+def test_simulate_reports_a_dropout_and_finishes(
+    simulate: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    report_file = tmp_path / "report.json"
+    report: dict[str, Any] = json.loads(simulate("--crash", "2:r3", "--out", report_file).ok())
+    assert json.loads(report_file.read_text()) == report
+    assert report["aborted"] is None
+    others = ["party-1", "party-3", "party-4", "party-5"]
+    assert [task["survivors"] for task in report["tasks"]] == [others, others]
+    dropouts = [task["dropouts"] for task in report["tasks"]]
+    assert dropouts == [[{"party": "party-2", "round": "r3-contribute"}], []]
+    assert report["before"] != report["after"]
+
+
+def test_simulate_below_the_threshold_exits_with_the_protocols_code(
+    simulate: Callable[..., Outcome],
+) -> None:
+    outcome = simulate("--crash", "2:r3:1", "--crash", "3:r1:1")
+    assert outcome.code == PROTOCOL
+    report = json.loads(outcome.out)
+    assert report["aborted"] == "BELOW_THRESHOLD"
+    assert report["after"] is None
+    assert len(report["tasks"]) == 1
+    assert outcome.lines[-1].startswith("error: BELOW_THRESHOLD: ")
+    assert outcome.lines[-1].count("BELOW_THRESHOLD") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "parties", "said"),
+    [
+        (["--crash", "2:r7"], 3, ["--crash 2:r7"]),
+        (["--crash", "9:r3"], 3, ["--crash 9:r3"]),
+        (["--crash", "2:r3:2"], 3, ["--crash 2:r3:2", "2 sums"]),
+        (["--crash", "2:r3:0", "--crash", "3:r3:1"], 3, ["--crash 3:r3:1", "one sum"]),
+        (["--crash", "2:r3", "--crash", "2:r4"], 3, ["--crash 2:r4", "twice"]),
+        ([], 2, ["at least 3"]),
+        (["--schedule", "zigzag"], 3, ["--schedule"]),
+        (["--covariance-weight", "-3"], 3, ["covariance_weight"]),
+    ],
+)
+def test_simulate_refuses_what_makes_no_sense(
+    simulate: Callable[..., Outcome], flags: list[str], parties: int, said: Sequence[str]
+) -> None:
+    assert_refused(simulate(*flags, parties=parties), INPUT, *said)
+
+
+# The program itself.
+
+
+def commands() -> list[list[str]]:
+    """Every command and group, as a user types them."""
+    found: list[list[str]] = []
+
+    def walk(command: Any, path: list[str]) -> None:  # noqa: ANN401  typer bundles click's classes
+        found.append(path)
+        for name, child in getattr(command, "commands", {}).items():
+            walk(child, [*path, name])
+
+    walk(get_command(app), [])
+    return found
+
+
+def test_all_documented_commands_are_there() -> None:
+    names = {" ".join(path) for path in commands()}
+    assert names >= {
+        *("demo", "covariance", "evaluate", "simulate"),
+        *("plan new", "plan show", "plan check"),
+        *("keys new", "keys show", "keys ca", "keys certificate"),
+        *("aggregator serve", "party prepare", "party join", "party apply"),
+    }
+
+
+def test_help_of_every_command_works_without_torch() -> None:
+    paths = [*commands(), ["--version"]]
+    # One process for all: each only adds to the imported modules.
+    code = f"""
+import io, sys
+from contextlib import redirect_stdout
+from collabedit.cli import main
+for path in {paths!r}:
+    sys.argv = ["collabedit", *path, *([] if "--version" in path else ["--help"])]
+    out = io.StringIO()
+    try:
+        with redirect_stdout(out):
+            main()
+    except SystemExit as end:
+        assert end.code == 0, path
+    assert len(out.getvalue()) > (10 if "--version" in path else 60), path
+heavy = {{"torch", "transformers", "safetensors", "tokenizers", "matplotlib", "gguf", "peft"}}
+print(sorted(heavy & sys.modules.keys()))
+"""
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_version_is_printed() -> None:
+    outcome = run_command("--version")
+    assert outcome.ok() == f"collabedit {__version__}"
+    assert outcome.err == ""
+
+
+def test_without_a_command_the_help_is_shown_and_mistypes_are_usage_errors() -> None:
+    assert "Usage" in run_here().out + run_here().err
+    for arguments in (["plam"], ["plan", "new"], ["covariance", "--tokens", "many"]):
+        outcome = run_here(*arguments)
+        assert outcome.code == USAGE
+        assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("layers", ["4-", "x", "5-3", ",", "-1"])
+def test_malformed_layers_are_a_usage_error(
+    federation: Federation, tmp_path: Path, layers: str
+) -> None:
+    outcome = run_here(
+        *("covariance", "--model", federation.model, "--out", tmp_path / "c"),
+        f"--layers={layers}",
+    )
+    assert outcome.code == USAGE
+    assert repr(layers) in outcome.err
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--layers", "6"], ["layer 6"]),
+        (["--source", "/nowhere/at-all.txt", "--layers", "1"], ["/nowhere/at-all.txt"]),
+        (["--tokens", "20", "--layers", "1"], ["20 tokens"]),
+        (["--dtype", "int8"], ["int8"]),
+        (["--device", "abacus"], ["abacus"]),
+    ],
+)
+def test_covariance_refuses_what_it_cannot_measure(
+    federation: Federation, tmp_path: Path, flags: list[str], said: Sequence[str]
+) -> None:
+    out = tmp_path / "c"
+    outcome = run_here("covariance", "--model", federation.model, "--out", out, *flags)
+    assert_refused(outcome, INPUT, *said)
+    assert not out.exists()
+
+
+def test_the_covariance_digest_is_the_one_in_the_plan(
+    federation: Federation, tmp_path: Path
+) -> None:
+    source = federation.directory / "general.txt"
+    arguments = ["covariance", "--model", federation.model, "--source", source, "--layers", "1,3"]
+    arguments += ["--tokens", 2000, "--window", 50, "--out", tmp_path / "c"]
+    assert run_here(*arguments).ok() == federation.plan.editing.covariance
