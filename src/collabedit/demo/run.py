@@ -146,7 +146,7 @@ def _covariance(
     )
     path = settings.cache / name
     if path.exists():
-        terminal.print(f"using the covariance in {path}")
+        terminal.print(f"using the covariance in {path}", markup=False, soft_wrap=True)
         return path, load_covariance(path)
     settings.cache.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -316,4 +316,5 @@ def _print(report: DemoReport, terminal: Console, out: Path) -> None:
     for check in report.checks:
         mark = "[green]holds[/]" if check.holds else "[bold red]FAILS[/]"
         terminal.print(f"  {mark}  {check.name} {check.bound:g}: {check.value:.3g}")
-    terminal.print(f"report: {out / 'report.md'}, {out / 'report.json'}, {out / 'report.png'}")
+    files = ", ".join(str(out / f"report.{kind}") for kind in ("md", "json", "png"))
+    terminal.print(f"report: {files}", markup=False, soft_wrap=True)
