@@ -1,0 +1,81 @@
+"""Plans and identities for benchmarks, of any size, for no real model."""
+
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.crypto.signing import SigningKey
+from collabedit.ids import AGGREGATOR, PartyId
+from collabedit.plan import Plan
+from collabedit.threat_model import minimum_threshold
+
+_DIGEST = "sha256:" + "00" * 32
+
+
+def create_identities(parties: int) -> dict[PartyId, SigningKey]:
+    """Draw the key of the aggregator, under 0, and of every party."""
+    return {PartyId(i): SigningKey.generate(SystemRandomness()) for i in range(parties + 1)}
+
+
+def create_plan(
+    identities: dict[PartyId, SigningKey],
+    *,
+    mapped: int,
+    outputs: int,
+    capacity: int,
+    tile_bytes: int = 1 << 20,
+) -> Plan:
+    """Make a plan of one layer whose contributions have (mapped + outputs)·capacity elements."""
+    parties = len(identities) - 1
+    listed = [
+        {
+            "name": f"party-{i}",
+            "identity": identities[PartyId(i)].verify_key.to_bytes().hex(),
+            "max_edits": 1,
+        }
+        for i in range(1, parties + 1)
+    ]
+    aggregator = identities[AGGREGATOR].verify_key.to_bytes().hex()
+    layer = {"index": 0, "inputs": mapped, "outputs": outputs, "mapped": mapped}
+    return Plan.model_validate(
+        {
+            "version": 1,
+            "name": "benchmark",
+            "federation": {
+                "threshold": minimum_threshold(parties),
+                "aggregator": {"name": "aggregator", "identity": aggregator},
+                "parties": listed,
+            },
+            "model": {
+                "name": "none",
+                "architecture": "none",
+                "dtype": "float32",
+                "weights": _DIGEST,
+                "tokenizer": _DIGEST,
+            },
+            "editing": {
+                "editor": "memit",
+                "schedule": "sequential",
+                "covariance_weight": 1.0,
+                "covariance": _DIGEST,
+                "ridge": 1.0,
+                "context_templates": ["{}"],
+                "layers": [layer],
+                "targets": {
+                    "learning_rate": 0.5,
+                    "steps": 1,
+                    "clamp_factor": 4.0,
+                    "weight_decay": 0.0,
+                    "kl_weight": 0.0,
+                    "stop_loss": 0.0,
+                },
+            },
+            "aggregation": {
+                "backend": "masked",
+                "statistics": "sketch",
+                "capacity": capacity,
+                "ring_bits": 64,
+                "fractional_bits": 32,
+                "magnitude_bound": 10000.0,
+                "tile_bytes": tile_bytes,
+                "test_matrix_seed": "00" * 32,
+            },
+        }
+    )
