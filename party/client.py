@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 POLL_SECONDS = 10.0
 CALL_SECONDS = 30.0
+FAREWELL_SECONDS = 2.0
 _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _REASONS = {reason.name: reason for reason in AbortReason}
 
@@ -58,6 +59,8 @@ class GrpcChannel:
         server_name: name on the aggregator's certificate.
         patience: seconds to keep trying an aggregator that cannot be reached.
         upload_seconds: longest upload.
+        poll_seconds: longest hold of the background poll; well under the plan's liveness, since a
+            poll is the party's sign of life.
         rate_limit: bytes per second of an upload; None for no limit.
     """
 
@@ -69,12 +72,14 @@ class GrpcChannel:
         server_name: str,
         patience: float = 60.0,
         upload_seconds: float = 3600.0,
+        poll_seconds: float = POLL_SECONDS,
         rate_limit: float | None = None,
     ) -> None:
         self._address = address
         self._server_name = server_name
         self._patience = patience
         self._upload_seconds = upload_seconds
+        self._poll_seconds = poll_seconds
         self._rate_limit = rate_limit
         self._session_id = b""
         self._cursor = 0
@@ -124,12 +129,12 @@ class GrpcChannel:
     def _poll(self) -> None:
         while not self._closing.is_set():
             request = encode_collect_request(
-                self._session_id, cursor=self._cursor, wait_seconds=POLL_SECONDS
+                self._session_id, cursor=self._cursor, wait_seconds=self._poll_seconds
             )
             try:
                 reply = self._call(
                     lambda request=request: self._collect(  # type: ignore[misc]
-                        request, timeout=POLL_SECONDS + CALL_SECONDS
+                        request, timeout=self._poll_seconds + CALL_SECONDS
                     )
                 )
                 packets = decode_collect_reply(reply)
@@ -214,7 +219,8 @@ class GrpcChannel:
         self._channel.close()
 
     def _call(self, call: Callable[[], T]) -> T:
-        deadline = time.monotonic() + self._patience
+        patience = self._patience
+        deadline = time.monotonic() + patience
         pause = 0.2
         while True:
             try:
@@ -224,12 +230,15 @@ class GrpcChannel:
                     raise TransportError("the channel is closed") from error
                 if error.code() not in _RETRIED:
                     raise _translate(error) from error
-                if time.monotonic() + pause > deadline:
-                    raise TransportError(self._unreachable(error)) from error
-            self._closing.wait(pause)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    # Whoever still has something to say, a farewell say, need not wait as long.
+                    self._patience = min(patience, FAREWELL_SECONDS)
+                    raise TransportError(self._unreachable(error, patience)) from error
+            self._closing.wait(min(pause, left))
             pause = min(2 * pause, 5.0)
 
-    def _unreachable(self, error: grpc.RpcError) -> str:
+    def _unreachable(self, error: grpc.RpcError, patience: float) -> str:
         details = error.details() or ""
         if "CERTIFICATE_VERIFY_FAILED" in details or "certificate verify failed" in details:
             return (
@@ -242,7 +251,7 @@ class GrpcChannel:
                 f"{self._server_name}'s: check the address and the plan"
             )
         return (
-            f"no aggregator answers at {self._address} for {self._patience:.0f} s: check that it "
+            f"no aggregator answers at {self._address} for {patience:.0f} s: check that it "
             "runs, the address, and that your certificate is of the CA which it trusts"
         )
 

@@ -22,6 +22,7 @@ from collabedit.errors import (
     MalformedMessageError,
     NumericError,
     PlanError,
+    ProtocolError,
     SessionAbortedError,
     UnexpectedMessageError,
 )
@@ -228,22 +229,45 @@ class _Session:
             self._plan, self._context, member.me, member.identity, member.randomness
         )
         bundle = b""
-        self._take(start_task(setup))
-        while not isinstance(self._state, s.Completed):
-            state = self._state
-            if isinstance(state, s.Contributing):
-                upload = masked_upload(self._plan, task, encoded, state.masks)
-                self._observer("uploading", {"task": task, "tiles": upload.layout.tiles})
-                self._channel.upload(task, upload.frames)
-                self._observer("uploaded", {"task": task})
-                self._take(advance(state, upload.uploaded()))
-            elif isinstance(state, s.FetchingUpdate):
-                bundle = self._channel.download(task, limit=bundle_limit(self._plan, task))
-                digest = hashlib.sha256(bundle).digest()
-                self._take(advance(state, s.UpdateFetched(digest)))
-            elif state is not None:
-                self._receive(state)
+        try:
+            self._take(start_task(setup))
+            while not isinstance(self._state, s.Completed):
+                state = self._state
+                if isinstance(state, s.Contributing):
+                    self._upload(state, encoded)
+                elif isinstance(state, s.FetchingUpdate):
+                    bundle = self._channel.download(task, limit=bundle_limit(self._plan, task))
+                    digest = hashlib.sha256(bundle).digest()
+                    self._take(advance(state, s.UpdateFetched(digest)))
+                elif state is not None:
+                    self._receive(state)
+        except SessionAbortedError:
+            raise
+        except ProtocolError:
+            self._look_for_abort()
+            raise
         return self._state, bundle
+
+    def _upload(self, state: s.Contributing, encoded: RingArray) -> None:
+        task = state.setup.context.task
+        upload = masked_upload(self._plan, task, encoded, state.masks)
+        self._observer("uploading", {"task": task, "tiles": upload.layout.tiles})
+        self._channel.upload(task, upload.frames)
+        self._observer("uploaded", {"task": task})
+        self._take(advance(state, upload.uploaded()))
+
+    def _look_for_abort(self) -> None:
+        """Raise the abort that waits in the mailbox, if there is one.
+
+        A call that was refused is often only the consequence: the aggregator ended the session, or
+        went on without us, and the reason is still on its way.
+        """
+        while self._state is not None and not isinstance(self._state, s.Completed | s.Aborted):
+            packet = self._channel.next_packet(_POLL_SECONDS)
+            if packet is None:
+                return
+            if packet.envelope.kind == m.KINDS[m.Abort]:
+                self._take(receive(self._state, packet))
 
     def _receive(self, state: s.State) -> None:
         packet = self._next_packet()

@@ -29,7 +29,7 @@ from collabedit.cli.credentials import (
 from collabedit.cli.plan import check_count
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError
-from collabedit.party.client import ClientTls, GrpcChannel
+from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
 from collabedit.party.edits import Edit, edits_digest, load_edits
 from collabedit.party.ledger import ACCEPT_OPTION, Ledger
 from collabedit.party.session import Member, SessionReport, run_session
@@ -221,6 +221,7 @@ def join(
         server_name=plan.federation.aggregator.name,
         patience=patience,
         upload_seconds=plan.timing.upload,
+        poll_seconds=min(POLL_SECONDS, plan.timing.liveness / 3),
         rate_limit=upload_rate,
     )
     with watch.phase("session"):

@@ -1,7 +1,8 @@
 """The driver of a party's session, against a real coordinator in memory."""
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -344,6 +345,24 @@ class Notebook:
             raise InputError("disk full")
         self.openings.append((session_id, task))
         self.sent = [packet.envelope.kind for packet in self.channel.delivered]
+
+
+def test_a_refused_call_is_explained_by_the_abort_that_waits(tmp_path: Path) -> None:
+    """The aggregator gives the party up during its upload; what counts is why, not the refusal."""
+    room = Room(build_federation(5), tmp_path)
+    channel = room.channels[ONE]
+
+    def slow(task: TaskIndex, frames: Callable[[], Iterable[bytes]]) -> None:
+        while room.coordinator.round_name == "r3-contribute":
+            time.sleep(0.01)
+        LoopbackChannel.upload(channel, task, frames)
+
+    channel.upload = slow  # type: ignore[method-assign]
+    room.run(patience=0.5)
+    error = room.errors[ONE]
+    assert isinstance(error, SessionAbortedError)
+    assert (error.reason, error.culprit) == (AbortReason.TIMEOUT, "party-1")
+    assert set(room.reports) == {2, 3, 4, 5}
 
 
 def test_every_opening_is_recorded_before_the_shares_leave(tmp_path: Path) -> None:
