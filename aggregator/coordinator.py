@@ -114,6 +114,7 @@ class Coordinator:
         self._joined: frozenset[PartyId] = frozenset()
         self._bundles: dict[TaskIndex, bytes] = {}
         self._records: list[TaskRecord] = []
+        self._interrupted = False
         self._task = TaskIndex(0)
         self._chain = first_chain(plan.digest, self.session_id)
         self._begin(frozenset(plan.party_ids))
@@ -391,10 +392,16 @@ class Coordinator:
         """Like `mailbox`, but hold the call up to `seconds` while there is nothing new."""
         with self._changed:
             self._changed.wait_for(
-                lambda: len(self._mailboxes[party].packets) > cursor or self.finished,
+                lambda: len(self._mailboxes[party].packets) > cursor or self._interrupted,
                 timeout=seconds,
             )
             return self.mailbox(party, cursor=cursor)
+
+    def interrupt(self) -> None:
+        """Let every waiting call return now; the session is being shut down."""
+        with self._changed:
+            self._interrupted = True
+            self._changed.notify_all()
 
     def wait_change(self, position: tuple[TaskIndex, str], seconds: float) -> None:
         """Hold the call up to `seconds` while task and round stay as they are."""

@@ -126,6 +126,7 @@ class AggregatorServer:
 
     def __exit__(self, *exception: object) -> None:
         self._health.enter_graceful_shutdown()
+        self._coordinator.interrupt()
         self._server.stop(grace=2.0).wait()
         self._pool.shutdown()
 
@@ -155,10 +156,19 @@ class AggregatorServer:
                 coordinator.close_round()
         deadline = time.monotonic() + linger
         while time.monotonic() < deadline and not self._stop.is_set():
-            if not coordinator.unread(self._cursors):
+            if not coordinator.unread(self._reachable()):
                 break
             time.sleep(_TICK_SECONDS)
         return True
+
+    def _reachable(self) -> dict[PartyId, int]:
+        """Return the cursors of parties that polled lately; the others will fetch nothing more."""
+        since = time.monotonic() - MAXIMUM_WAIT_SECONDS / 2 - 2.0
+        return {
+            party: cursor
+            for party, cursor in self._cursors.items()
+            if self._contact.get(party, 0.0) >= since
+        }
 
     def _is_starved(self, position: tuple[TaskIndex, str], since: float) -> bool:
         task, round_name = position
