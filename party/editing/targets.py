@@ -146,7 +146,8 @@ def compute_targets(
         layer: the last edited layer; there must be a block above it.
         templates: the plan's context templates; z₀ is taken under the first.
         settings: of the search.
-        batch_size: edits searched at the same time; changes memory and time, not results.
+        batch_size: edits searched at the same time; changes memory and time; results
+            only by rounding, which float32 and Adam can amplify to 1e-4 of the change.
         progress: called with the number of finished edits and n.
 
     Raises:
