@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -295,20 +296,30 @@ def _report(
     )
 
 
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    return table
+
+
 def _print(report: DemoReport, terminal: Console, out: Path) -> None:
-    table = Table(title=f"{report.edits} facts of {len(report.parties)} parties")
-    table.add_column("method")
+    rows = [
+        (f"[bold]{name}[/]" if name == "CollabEdit" else name, row)
+        for name, row in labelled_methods(report)
+    ]
+    # Two narrow tables: together they would not fit a terminal of 80 columns.
+    table = _table(f"{report.edits} facts of {len(report.parties)} parties")
     for label, _ in MEASURES:
-        table.add_column(label, justify="right")
-    for party in report.parties:
-        table.add_column(f"writes\n{party}'s", justify="right")
-    for name, row in labelled_methods(report):
-        table.add_row(
-            f"[bold]{name}[/]" if name == "CollabEdit" else name,
-            *(format_value(row, field) for _, field in MEASURES),
-            *(f"{row.generation_by_owner[party]:.0f}" for party in report.parties),
-        )
+        table.add_column(label.replace(" ", "\n").replace("perplexity", "perpl."), justify="right")
+    for name, row in rows:
+        table.add_row(name, *(format_value(row, field) for _, field in MEASURES))
     terminal.print(table)
+    owners = _table("whose facts each model writes by itself, percent")
+    for party in report.parties:
+        owners.add_column(party, justify="right")
+    for name, row in rows:
+        owners.add_row(name, *(f"{row.generation_by_owner[party]:.0f}" for party in report.parties))
+    terminal.print(owners)
     errors = ", ".join(
         f"{entry.layer}: {entry.relative_error_vs_centralised:.1e}" for entry in report.layers
     )
