@@ -30,6 +30,7 @@ from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.plan import Plan, format_digest
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import (
+    check_identities,
     first_chain,
     next_chain,
     open_envelope,
@@ -101,6 +102,7 @@ class Coordinator:
         randomness: Randomness,
         observer: Observer = _ignore,
     ) -> None:
+        check_identities(plan)
         if identity.verify_key.to_bytes() != plan.identity(AGGREGATOR):
             raise PlanError("the identity key is not the one that the plan pins for the aggregator")
         self.plan = plan

@@ -178,8 +178,8 @@ def _on_unmask(
 def _on_verify(
     state: s.CollectingVerifications, sender: PartyId, message: m.VerifyUpdate, packet: m.Packet
 ) -> s.State:
-    if message.update_digest != state.update_digest:
-        raise RefusalError(AbortReason.UPDATE_FORK, "another update", culprit=sender)
+    if message != m.VerifyUpdate(state.update_digest, state.sum_digest):
+        raise RefusalError(AbortReason.UPDATE_FORK, "another update or sum", culprit=sender)
     return replace(state, answers={**state.answers, sender: packet.envelope})
 
 

@@ -147,7 +147,9 @@ def hash_and_write(path: Path, frames: Iterator[bytes]) -> int:
     with path.open("wb", buffering=0) as file:
         for frame in frames:
             payload = memoryview(frame)[FRAME_OVERHEAD:]
-            if hashlib.sha256(payload).digest() != frame[FRAME_HEADER.size : FRAME_OVERHEAD]:
+            digest = hashlib.sha256(frame[: FRAME_HEADER.size])
+            digest.update(payload)
+            if digest.digest() != frame[FRAME_HEADER.size : FRAME_OVERHEAD]:
                 raise RuntimeError("damaged frame")
             file.write(payload)
             total += len(frame)

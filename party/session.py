@@ -26,7 +26,7 @@ from collabedit.errors import (
     SessionAbortedError,
     UnexpectedMessageError,
 )
-from collabedit.exchange import bundle_limit, contribution_vector, decode_bundle, plan_encoding
+from collabedit.exchange import contribution_vector, decode_bundle, plan_encoding
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party import states as s
 from collabedit.party.channel import Channel
@@ -34,7 +34,13 @@ from collabedit.party.contribution import masked_upload
 from collabedit.party.task import advance, receive, start_task
 from collabedit.plan import Layer, Plan, format_digest
 from collabedit.proto import messages as m
-from collabedit.proto.envelope import first_chain, next_chain, open_envelope, sign_message
+from collabedit.proto.envelope import (
+    check_identities,
+    first_chain,
+    next_chain,
+    open_envelope,
+    sign_message,
+)
 from collabedit.sketch import LowRankUpdate, Matrix
 
 Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
@@ -87,6 +93,7 @@ class Member:
     randomness: Randomness = field(repr=False)
 
     def __post_init__(self) -> None:
+        check_identities(self.plan)
         if self.identity.verify_key.to_bytes() != self.plan.identity(self.me):
             raise PlanError(
                 f"the identity key is not the one that the plan pins for "
@@ -236,7 +243,7 @@ class _Session:
                 if isinstance(state, s.Contributing):
                     self._upload(state, encoded)
                 elif isinstance(state, s.FetchingUpdate):
-                    bundle = self._channel.download(task, limit=bundle_limit(self._plan, task))
+                    bundle = self._channel.download(task, limit=state.update_bytes)
                     digest = hashlib.sha256(bundle).digest()
                     self._take(advance(state, s.UpdateFetched(digest)))
                 elif state is not None:

@@ -21,6 +21,7 @@ from collabedit.errors import (
     AbortReason,
     UnexpectedMessageError,
 )
+from collabedit.exchange import bundle_limit
 from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.party import states as s
 from collabedit.party.checks import blame_aggregator, check_keys, check_own, open_share
@@ -245,6 +246,12 @@ def _on_survivors_confirmed(
 
 
 def _on_release(state: s.AwaitingRelease, message: m.Release, _: Attachments) -> s.Step:
+    limit = bundle_limit(state.setup.plan, state.setup.context.task)
+    if message.update_bytes > limit:
+        raise blame_aggregator(
+            AbortReason.MALFORMED_MESSAGE,
+            f"an update of {message.update_bytes} bytes, the plan allows {limit}",
+        )
     return s.Step(
         s.FetchingUpdate(
             state.setup,
@@ -265,7 +272,8 @@ def _on_fetched(state: s.FetchingUpdate, event: s.UpdateFetched) -> s.Step:
     following = s.AwaitingVerification(
         state.setup, state.survivors, event.digest, state.sum_digest, state.group_secret
     )
-    return s.Step(following, (m.Packet(_sign(state.setup, m.VerifyUpdate(event.digest))),))
+    seen = m.VerifyUpdate(event.digest, state.sum_digest)
+    return s.Step(following, (m.Packet(_sign(state.setup, seen)),))
 
 
 def _on_verified(
@@ -281,8 +289,11 @@ def _on_verified(
         threshold=setup.plan.threshold,
         relay=AGGREGATOR,
     )
-    if any(statement.update_digest != state.update_digest for statement in opened.values()):
-        raise blame_aggregator(AbortReason.UPDATE_FORK, "parties were given different updates")
+    seen = m.VerifyUpdate(state.update_digest, state.sum_digest)
+    if any(statement != seen for statement in opened.values()):
+        raise blame_aggregator(
+            AbortReason.UPDATE_FORK, "parties were given different updates or sums"
+        )
     return s.Step(s.Completed(state.survivors, state.update_digest, state.sum_digest))
 
 

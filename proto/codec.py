@@ -193,6 +193,17 @@ def _decode_release(proto: pb.Release) -> m.Release:
     )
 
 
+def _encode_verify_update(message: m.VerifyUpdate) -> ProtoMessage:
+    return pb.VerifyUpdate(update_digest=message.update_digest, sum_digest=message.sum_digest)
+
+
+def _decode_verify_update(proto: pb.VerifyUpdate) -> m.VerifyUpdate:
+    return m.VerifyUpdate(
+        _digest(proto.update_digest, "digest of the update"),
+        _digest(proto.sum_digest, "digest of the sum"),
+    )
+
+
 def _encode_abort(message: m.Abort) -> ProtoMessage:
     culprit = -1 if message.culprit is None else message.culprit
     return pb.Abort(reason=message.reason, culprit=culprit)
@@ -245,7 +256,7 @@ _BODIES_BY_TYPE: Mapping[type, _Body] = {
     m.SurvivorsConfirmed: _list(pb.SurvivorsConfirmed, m.SurvivorsConfirmed, "confirmations"),
     m.Unmask: (pb.Unmask, _encode_unmask, _decode_unmask),
     m.Release: (pb.Release, _encode_release, _decode_release),
-    m.VerifyUpdate: _single(pb.VerifyUpdate, m.VerifyUpdate, "update_digest"),
+    m.VerifyUpdate: (pb.VerifyUpdate, _encode_verify_update, _decode_verify_update),
     m.UpdateVerified: _list(pb.UpdateVerified, m.UpdateVerified, "confirmations"),
     m.Abort: (pb.Abort, _encode_abort, _decode_abort),
 }

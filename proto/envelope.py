@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from collabedit.crypto.kdf import encode_fields, transcript_hash
 from collabedit.crypto.signing import SigningKey, VerifyKey
-from collabedit.errors import MalformedMessageError
-from collabedit.ids import PartyId
+from collabedit.errors import InvalidPublicKeyError, MalformedMessageError, PlanError
+from collabedit.ids import AGGREGATOR, PartyId
+from collabedit.plan import Plan
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body, encode_body
 
@@ -60,6 +61,19 @@ def sign_message(
     kind, body = m.KINDS[type(message)], encode_body(message)
     signature = key.sign(_signed_bytes(context, sender, kind, body))
     return m.Envelope(context, sender, kind, body, signature)
+
+
+def check_identities(plan: Plan) -> None:
+    """Check that every identity of a plan is a usable Ed25519 key.
+
+    Raises:
+        PlanError: names whose is not.
+    """
+    for member in (AGGREGATOR, *plan.party_ids):
+        try:
+            VerifyKey.from_bytes(plan.identity(member))
+        except InvalidPublicKeyError as error:
+            raise PlanError(f"the identity of {plan.party_name(member)}: {error}") from error
 
 
 def verify_signature(envelope: m.Envelope, *, identities: Identities) -> None:

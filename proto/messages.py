@@ -176,9 +176,10 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class VerifyUpdate:
-    """r6: the update that this party fetched."""
+    """r6: the update that this party fetched, and the sum that it was told of."""
 
     update_digest: bytes
+    sum_digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,4 +236,5 @@ KINDS: Mapping[type, int] = {
     UpdateVerified: 71,
     Abort: 90,
 }
-"""Wire numbers, SPEC 3.2. Never renumber. The tens digit is the round plus one."""
+"""Wire numbers, SPEC 3.2. Never renumber. The tens digit is the round that the message starts or
+answers, plus one; what the aggregator relays at the end of a round keeps that round's digit."""

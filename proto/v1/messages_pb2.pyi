@@ -466,6 +466,7 @@ class Release(_message.Message):
     update_digest: _builtins.bytes
     """SHA-256 of the update bundle, SPEC 6.3"""
     update_bytes: _builtins.int
+    """length of that bundle"""
     sum_digest: _builtins.bytes
     """SHA-256 of the opened ring vector, little-endian"""
     def __init__(
@@ -485,20 +486,23 @@ Global___Release: _TypeAlias = Release  # noqa: Y015
 
 @_typing.final
 class VerifyUpdate(_message.Message):
-    """r6, kind 70, party: this is the update that I fetched."""
+    """r6, kind 70, party: this is the update that I fetched, and the sum that I was told of."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     UPDATE_DIGEST_FIELD_NUMBER: _builtins.int
+    SUM_DIGEST_FIELD_NUMBER: _builtins.int
     update_digest: _builtins.bytes
+    sum_digest: _builtins.bytes
     def __init__(
         self,
         *,
         update_digest: _builtins.bytes = ...,
+        sum_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["update_digest", b"update_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sum_digest", b"sum_digest", "update_digest", b"update_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

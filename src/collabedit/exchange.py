@@ -56,7 +56,14 @@ class Tile:
 def encode_frame(index: int, payload: bytes | memoryview) -> bytes:
     """Build the frame of a tile (SPEC 6.1)."""
     header = FRAME_HEADER.pack(FRAME_MAGIC, index, len(payload), 0)
-    return b"".join((header, hashlib.sha256(payload).digest(), payload))
+    return b"".join((header, _frame_digest(header, payload), payload))
+
+
+def _frame_digest(header: bytes, payload: bytes | memoryview) -> bytes:
+    # The header is covered, so a tile cannot be filed under another index.
+    digest = hashlib.sha256(header)
+    digest.update(payload)
+    return digest.digest()
 
 
 def decode_frame(frame: bytes, *, layout: "TileLayout") -> Tile:
@@ -77,7 +84,7 @@ def decode_frame(frame: bytes, *, layout: "TileLayout") -> Tile:
         raise MalformedMessageError(
             f"tile {index} has {len(payload)} bytes, must have {layout.tile_bytes(index)}"
         )
-    digest = hashlib.sha256(payload).digest()
+    digest = _frame_digest(frame[: FRAME_HEADER.size], payload)
     if digest != frame[FRAME_HEADER.size : FRAME_OVERHEAD]:
         raise MalformedMessageError(f"tile {index} does not match its digest")
     return Tile(index, payload, digest)

@@ -526,6 +526,12 @@ def test_a_download_that_is_not_what_was_released_is_refused(full: Walk) -> None
     assert [kind_of(packet) for packet in step.outbound] == [m.Abort]
 
 
+def test_a_release_larger_than_the_plan_allows_is_refused(full: Walk) -> None:
+    oversized = replace(full.shown_message(1, m.Release), update_bytes=1 << 40)
+    state = full.state(1, m.Release)
+    assert_refused(full, state, oversized, reason=AbortReason.MALFORMED_MESSAGE, culprit=AGGREGATOR)
+
+
 def verified_refused(
     walk: Walk, *confirmations: m.Envelope, reason: AbortReason, culprit: int | None = AGGREGATOR
 ) -> None:
@@ -534,8 +540,11 @@ def verified_refused(
     assert_refused(walk, state, message, reason=reason, culprit=culprit)
 
 
-def test_statements_on_another_update_are_a_fork(full: Walk) -> None:
-    other = full.sign(m.VerifyUpdate(bytes(32)), sender=2)
+@pytest.mark.parametrize("changed", ["update_digest", "sum_digest"])
+def test_statements_on_another_update_or_sum_are_a_fork(changed: str, full: Walk) -> None:
+    honest = full.message(2, m.VerifyUpdate)
+    assert isinstance(honest, m.VerifyUpdate)
+    other = full.sign(replace(honest, **{changed: b"\xff" * 32}), sender=2)
     listed = ordered(other, *envelopes(full, m.VerifyUpdate, 1, 3, 4, 5))
     verified_refused(full, *listed, reason=AbortReason.UPDATE_FORK)
 
@@ -546,13 +555,13 @@ def test_too_few_statements_on_the_update_are_refused(full: Walk) -> None:
 
 
 def test_a_forged_statement_on_the_update_is_refused(full: Walk) -> None:
-    forged = full.sign(m.VerifyUpdate(DIGEST), sender=5, key=0)
+    forged = full.sign(m.VerifyUpdate(DIGEST, DIGEST), sender=5, key=0)
     listed = (*envelopes(full, m.VerifyUpdate, 1, 2, 3, 4), forged)
     verified_refused(full, *listed, reason=AbortReason.INVALID_SIGNATURE)
 
 
 def test_a_dropped_party_cannot_vouch_for_the_update(dropped: Walk) -> None:
-    stranger = dropped.sign(m.VerifyUpdate(DIGEST), sender=5)
+    stranger = dropped.sign(m.VerifyUpdate(DIGEST, DIGEST), sender=5)
     listed = (*envelopes(dropped, m.VerifyUpdate, 1, 2, 3), stranger)
     verified_refused(dropped, *listed, reason=AbortReason.UNKNOWN_PARTY)
 

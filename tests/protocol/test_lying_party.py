@@ -213,7 +213,7 @@ def test_a_share_that_does_not_open_costs_its_receiver_only_and_names_the_sender
             AbortReason.SURVIVOR_FORK,
             HONEST | {LIAR},
         ),
-        (m.VerifyUpdate(bytes(32)), AbortReason.UPDATE_FORK, HONEST | {LIAR}),
+        (m.VerifyUpdate(bytes(32), bytes(32)), AbortReason.UPDATE_FORK, HONEST | {LIAR}),
     ],
     ids=["r2", "r4", "r6"],
 )
@@ -517,7 +517,7 @@ def test_a_second_different_answer_does_not_replace_the_first(
         m.Contribute: m.Contribute(1, 1, bytes(32)),
         m.ConfirmSurvivors: m.ConfirmSurvivors(bytes(32)),
         m.Unmask: m.Unmask({PartyId(1): m.SelfMaskShare(SHARE)}),
-        m.VerifyUpdate: m.VerifyUpdate(bytes(32)),
+        m.VerifyUpdate: m.VerifyUpdate(bytes(32), bytes(32)),
     }
 
     def make(packet: m.Packet) -> Iterable[m.Packet]:

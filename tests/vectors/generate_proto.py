@@ -79,8 +79,8 @@ MESSAGES: tuple[tuple[m.Message, PartyId], ...] = (
         PartyId(1),
     ),
     (m.Release(pseudo("update"), 123_456, pseudo("sum")), AGGREGATOR),
-    (m.VerifyUpdate(pseudo("update")), PartyId(1)),
-    (m.UpdateVerified(lists(m.VerifyUpdate(pseudo("update")))), AGGREGATOR),
+    (m.VerifyUpdate(pseudo("update"), pseudo("sum")), PartyId(1)),
+    (m.UpdateVerified(lists(m.VerifyUpdate(pseudo("update"), pseudo("sum")))), AGGREGATOR),
     (m.Abort(AbortReason.ROSTER_FORK, AGGREGATOR), PartyId(1)),
     (m.Abort(AbortReason.TIMEOUT, None), AGGREGATOR),
 )

@@ -12,6 +12,7 @@ from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError, PlanError
 from collabedit.ids import AGGREGATOR
 from collabedit.plan import Coordinator, Party, Plan, format_digest, load_plan, plan_errors
+from collabedit.proto.envelope import check_identities
 
 app = typer.Typer(help="The plan that all parties agree on.", no_args_is_help=True)
 
@@ -126,6 +127,7 @@ def check(
 ) -> None:
     """Check a plan, and what a party has, before anything is sent. Prints the digest."""
     plan = load_plan(plan_file)
+    check_identities(plan)
     party = AGGREGATOR if name in {None, plan.party_name(AGGREGATOR)} else plan.party_id(str(name))
     if identity is not None:
         if name is None:

@@ -74,7 +74,7 @@ def test_each_rule_of_a_list_has_its_reason_and_blames_the_relay() -> None:
         AbortReason.INVALID_SIGNATURE,
         AGGREGATOR,
     )
-    assert refusal(*LISTED, signed(4, m.VerifyUpdate(b"t" * 32))) == (
+    assert refusal(*LISTED, signed(4, m.VerifyUpdate(b"t" * 32, b"u" * 32))) == (
         AbortReason.MALFORMED_MESSAGE,
         AGGREGATOR,
     )

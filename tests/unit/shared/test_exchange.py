@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from collabedit.errors import MalformedMessageError, NumericError
 from collabedit.exchange import (
+    FRAME_HEADER,
     FRAME_OVERHEAD,
     Tile,
     TileLayout,
@@ -91,15 +92,18 @@ def test_a_frame_damaged_in_any_byte_of_its_header_is_refused(position: int, fli
         decode_frame(bytes(damaged), layout=LAYOUT)
 
 
-def test_a_frame_in_another_place_is_found_by_the_root() -> None:
-    # A tile's digest covers its bytes; its place is what the signed root adds.
-    payloads = [bytes([index]) * LAYOUT.tile_bytes(index) for index in range(3)]
-    digests = [
-        decode_frame(encode_frame(i, p), layout=LAYOUT).digest for i, p in enumerate(payloads)
-    ]
-    moved = decode_frame(encode_frame(0, payloads[1]), layout=LAYOUT)
-    assert (moved.index, moved.digest) == (0, digests[1])
-    assert tiles_root([moved.digest, *digests[1:]]) != tiles_root(digests)
+def test_a_tile_cannot_be_filed_under_another_index() -> None:
+    payload = bytes(LAYOUT.tile_bytes(1))
+    honest = encode_frame(1, payload)
+    relabelled = encode_frame(0, payload)[: FRAME_HEADER.size] + honest[FRAME_HEADER.size :]
+    with pytest.raises(MalformedMessageError, match="digest"):
+        decode_frame(relabelled, layout=LAYOUT)
+    assert decode_frame(honest, layout=LAYOUT).index == 1
+
+
+def test_the_root_tells_the_order_of_tiles() -> None:
+    digests = [bytes([index]) * 32 for index in range(3)]
+    assert tiles_root(digests) != tiles_root(digests[::-1])
 
 
 @pytest.mark.parametrize("position", [0, 31, 63])
