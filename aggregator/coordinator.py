@@ -20,6 +20,7 @@ from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import (
     AbortReason,
+    CollabEditError,
     MalformedMessageError,
     PlanError,
     SessionAbortedError,
@@ -398,6 +399,12 @@ class Coordinator:
                 timeout=seconds,
             )
             return self.mailbox(party, cursor=cursor)
+
+    def note_refusal(self, error: CollabEditError) -> None:
+        """Tell the observer that a call was refused, so that the operator sees faults of ours."""
+        with self._changed:
+            fields = {"task": self._task, "round": self.round_name}
+            self._observer("refused", {**fields, "error": type(error).__name__, "why": str(error)})
 
     def interrupt(self) -> None:
         """Let every waiting call return now; the session is being shut down."""

@@ -206,6 +206,7 @@ class AggregatorServer:
             try:
                 return method(request, context)
             except CollabEditError as error:
+                self._coordinator.note_refusal(error)
                 context.abort(_status(error), str(error))
                 raise AssertionError from error  # pragma: no cover  abort raises
 

@@ -390,6 +390,8 @@ def _end_round(state: s.State) -> s.Step:
         )
         return _abort(state, progress, refusal)
     step = _ENDS[type(state)](state, progress)
+    if isinstance(step.state, s.Aborted):
+        return step
     late = frozenset(silent) - progress.gone
     # Told at once, so that a slow party stops instead of waiting for rounds that go on without it.
     notices = tuple(
@@ -400,9 +402,9 @@ def _end_round(state: s.State) -> s.Step:
 
 
 def _abort(state: s.Collecting | s.Opening, progress: s.Progress, refusal: RefusalError) -> s.Step:
-    parties = progress.setup.expected - progress.gone
-    dropped = {dropout.party for dropout in progress.dropouts}
+    # Dropouts of earlier rounds were told when they dropped, the silent ones of this round not yet.
+    told = {dropout.party for dropout in state.progress.dropouts}
     ended = s.Aborted(refusal.reason, refusal.culprit, str(refusal), progress.dropouts)
     farewell = m.Abort(refusal.reason, refusal.culprit)
-    receivers = parties if isinstance(state, s.CollectingAdvertisements) else parties - dropped
-    return s.Step(ended, _to_all(progress, frozenset(receivers), farewell))
+    receivers = progress.setup.expected - progress.gone - told
+    return s.Step(ended, _to_all(progress, receivers, farewell))

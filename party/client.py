@@ -225,6 +225,9 @@ class GrpcChannel:
         while True:
             try:
                 return call()
+            except ValueError as error:
+                # gRPC's word for a channel that was closed under the call.
+                raise TransportError("the channel is closed") from error
             except grpc.RpcError as error:
                 if self._closing.is_set():
                     raise TransportError("the channel is closed") from error
@@ -262,6 +265,8 @@ def _translate(error: grpc.RpcError) -> CollabEditError:
     name, _, detail = details.partition(": ")
     if name in _REASONS:
         return SessionAbortedError(_REASONS[name], detail)
+    if code is grpc.StatusCode.CANCELLED:
+        return TransportError("the aggregator shut down during a call: see its log")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return TransportError(f"the aggregator: {details}")
     return ProtocolError(f"the aggregator refused ({code.name}): {details}")

@@ -24,6 +24,7 @@ from collabedit.errors import (
     PlanError,
     ProtocolError,
     SessionAbortedError,
+    TransportError,
     UnexpectedMessageError,
 )
 from collabedit.exchange import contribution_vector, decode_bundle, plan_encoding
@@ -251,7 +252,11 @@ class _Session:
         except SessionAbortedError:
             raise
         except ProtocolError:
-            self._look_for_abort()
+            self._look_for_abort(seconds=_POLL_SECONDS)
+            raise
+        except TransportError:
+            # Only what is here already: an abort that follows is the consequence, not the cause.
+            self._look_for_abort(seconds=0.0)
             raise
         return self._state, bundle
 
@@ -263,14 +268,17 @@ class _Session:
         self._observer("uploaded", {"task": task})
         self._take(advance(state, upload.uploaded()))
 
-    def _look_for_abort(self) -> None:
+    def _look_for_abort(self, *, seconds: float) -> None:
         """Raise the abort that waits in the mailbox, if there is one.
 
         A call that was refused is often only the consequence: the aggregator ended the session, or
         went on without us, and the reason is still on its way.
         """
         while self._state is not None and not isinstance(self._state, s.Completed | s.Aborted):
-            packet = self._channel.next_packet(_POLL_SECONDS)
+            try:
+                packet = self._channel.next_packet(seconds)
+            except (ProtocolError, TransportError):
+                return  # the first error says more
             if packet is None:
                 return
             if packet.envelope.kind == m.KINDS[m.Abort]:

@@ -132,6 +132,18 @@ def test_a_certificate_of_another_authority_is_named(tmp_path: Path) -> None:
     assert not [event for event, _ in network.events if event == "joined"]
 
 
+def test_the_operator_sees_what_was_refused(tmp_path: Path) -> None:
+    network = Network(with_timing(build_federation(3)), tmp_path)
+    coordinator = network.coordinator()
+    with network.server(coordinator) as server:
+        channel = network.channel(
+            PartyId(1), server.port, tls=client_tls(network.authority, "nobody")
+        )
+        network.join(PartyId(1), channel).join(20)
+    (fields,) = [fields for event, fields in network.events if event == "refused"]
+    assert "no party" in str(fields["why"])
+
+
 def test_a_certificate_of_another_party_is_refused(tmp_path: Path) -> None:
     network = Network(with_timing(build_federation(3)), tmp_path)
     coordinator = network.coordinator()

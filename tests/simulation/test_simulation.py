@@ -11,6 +11,8 @@ from collabedit.errors import AbortReason
 from collabedit.exchange import decode_bundle, plan_encoding
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party.states import Aborted, Completed
+from collabedit.proto.codec import decode_body
+from collabedit.proto.messages import Abort
 from collabedit.simulation import Faults, Outcome
 from collabedit.sketch import LowRankUpdate
 from tests.support.federations import TestFederation, build_federation
@@ -191,3 +193,17 @@ def test_spool_files_are_gone_after_the_session(tmp_path: Path) -> None:
     federation = build_federation(4)
     federation.simulation(tmp_path).run(federation.contribute)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_whoever_is_silent_when_a_session_ends_is_told_why(tmp_path: Path) -> None:
+    """Slow is not dead: who still uploads must not wait for a session that is over."""
+    federation = build_federation(5)
+    simulation = federation.simulation(
+        tmp_path, faults=Faults(crash_after_frames={PartyId(1): 1, PartyId(4): 1})
+    )
+    outcome = simulation.run(federation.contribute)
+    assert outcome.aborted is not None
+    for party in (1, 4):
+        (*_, last) = simulation.coordinator.mailbox(PartyId(party), cursor=0)
+        message = decode_body(last.envelope.kind, last.envelope.body)
+        assert message == Abort(AbortReason.BELOW_THRESHOLD, None)
