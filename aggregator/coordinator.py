@@ -14,7 +14,9 @@ from typing import TypeAlias
 
 from collabedit.aggregator import states as s
 from collabedit.aggregator.opening import OpenedTask, open_and_merge
-from collabedit.aggregator.task import ROUNDS, advance, receive, start_task, waiting_for
+from collabedit.aggregator.records import TaskRecord
+from collabedit.aggregator.rounds import ROUNDS, waiting_for
+from collabedit.aggregator.task import advance, receive, start_task
 from collabedit.aggregator.tiles import TileStore
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
@@ -44,31 +46,6 @@ Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
 
 NO_CHAIN = bytes(m.DIGEST_BYTES)
 NO_SESSION = bytes(m.SESSION_ID_BYTES)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRecord:
-    """A finished task: who is in the sum, and what was released."""
-
-    task: TaskIndex
-    survivors: frozenset[PartyId]
-    update_digest: bytes
-    sum_digest: bytes
-    dropouts: tuple[s.Dropout, ...]
-
-    def to_dict(self, plan: Plan) -> dict[str, object]:
-        """Return the record as reports show it, with names instead of ids."""
-        return {
-            "task": self.task,
-            "layers": [layer.index for layer in plan.tasks[self.task]],
-            "survivors": [plan.party_name(party) for party in sorted(self.survivors)],
-            "dropouts": [
-                {"party": plan.party_name(dropout.party), "round": dropout.round}
-                for dropout in self.dropouts
-            ],
-            "sum_digest": format_digest(self.sum_digest),
-            "update_digest": format_digest(self.update_digest),
-        }
 
 
 def _ignore(event: str, fields: Mapping[str, object]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from collabedit.aggregator import states as s
+from collabedit.aggregator.rounds import ROUNDS, expected, waiting_for
 from collabedit.aggregator.unmasking import recover_masks
 from collabedit.crypto.agreement import check_public
 from collabedit.errors import AbortReason, InvalidPublicKeyError, UnexpectedMessageError
@@ -19,48 +20,10 @@ from collabedit.proto import messages as m
 from collabedit.proto.envelope import open_envelope, sign_message
 from collabedit.proto.statements import RefusalError, roster_transcript, survivor_transcript
 
-ROUNDS: Mapping[type[s.State], str] = {
-    s.CollectingAdvertisements: "r0-advertise",
-    s.CollectingShares: "r1-share",
-    s.CollectingConfirmations: "r2-confirm",
-    s.CollectingContributions: "r3-contribute",
-    s.CollectingSurvivorConfirmations: "r4-survivors",
-    s.CollectingUnmaskings: "r5-unmask",
-    s.Opening: "r5-open",
-    s.CollectingVerifications: "r6-verify",
-}
-"""Names of the rounds, as logs, reports and metrics show them."""
-
 
 def start_task(setup: s.TaskSetup) -> s.State:
     """Wait for advertisements of `setup.expected`."""
     return s.CollectingAdvertisements(s.Progress(setup))
-
-
-def expected(state: s.Collecting) -> frozenset[PartyId]:
-    """Return whom this round is about, answered or not, the ones who left included."""
-    match state:
-        case s.CollectingAdvertisements():
-            return state.progress.setup.expected
-        case s.CollectingShares():
-            return frozenset(state.roster)
-        case s.CollectingConfirmations():
-            return frozenset(state.sharers)
-        case s.CollectingContributions():
-            return state.confirmed
-        case s.CollectingSurvivorConfirmations():
-            return state.survivors
-        case s.CollectingUnmaskings():
-            return state.confirmed
-        case s.CollectingVerifications():
-            return state.awaiting
-
-
-def waiting_for(state: s.State) -> frozenset[PartyId]:
-    """Return who could still answer in this round."""
-    if isinstance(state, s.Opening | s.Completed | s.Aborted):
-        return frozenset()
-    return expected(state) - state.answers.keys() - state.progress.gone
 
 
 def _sign(progress: s.Progress, message: m.Message) -> m.Packet:

@@ -1,7 +1,8 @@
 """What a party refuses of relayed lists, keys and sealed shares (SPEC 4.1 to 4.3)."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
 from collabedit.crypto.agreement import check_public
 from collabedit.crypto.kdf import SECRET_BYTES, commit, is_equal
@@ -11,12 +12,42 @@ from collabedit.errors import AbortReason, InvalidPublicKeyError, InvalidSealErr
 from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.party import states as s
 from collabedit.proto import messages as m
-from collabedit.proto.statements import RefusalError, owner_context, share_associated_data
+from collabedit.proto.statements import (
+    RefusalError,
+    open_list,
+    owner_context,
+    share_associated_data,
+)
+
+T = TypeVar("T", bound=m.Message)
 
 
 def blame_aggregator(reason: AbortReason, detail: str) -> RefusalError:
     """Build the refusal of something that only the aggregator can have caused."""
     return RefusalError(reason, detail, culprit=AGGREGATOR)
+
+
+def open_relayed(
+    setup: s.TaskSetup,
+    envelopes: Sequence[m.Envelope],
+    expected: type[T],
+    *,
+    allowed: Collection[PartyId],
+) -> dict[PartyId, T]:
+    """Open a list that the aggregator relayed, by the plan's floor and identities (SPEC 4, L1-L5).
+
+    Raises:
+        RefusalError: see `open_list`.
+    """
+    return open_list(
+        envelopes,
+        expected,
+        context=setup.context,
+        identities=setup.plan.identity,
+        allowed=allowed,
+        threshold=setup.plan.threshold,
+        relay=AGGREGATOR,
+    )
 
 
 def check_own(envelopes: tuple[m.Envelope, ...], me: PartyId, sent: m.Envelope) -> None:

@@ -24,12 +24,17 @@ from collabedit.errors import (
 from collabedit.exchange import bundle_limit
 from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.party import states as s
-from collabedit.party.checks import blame_aggregator, check_keys, check_own, open_share
+from collabedit.party.checks import (
+    blame_aggregator,
+    check_keys,
+    check_own,
+    open_relayed,
+    open_share,
+)
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import context_fields, open_envelope, sign_message
 from collabedit.proto.statements import (
     RefusalError,
-    open_list,
     owner_context,
     roster_transcript,
     share_associated_data,
@@ -54,15 +59,7 @@ def start_task(setup: s.TaskSetup) -> s.Step:
 
 def _on_roster(state: s.AwaitingRoster, message: m.Roster, _: Attachments) -> s.Step:
     setup, plan = state.setup, state.setup.plan
-    roster = open_list(
-        message.advertisements,
-        m.Advertise,
-        context=setup.context,
-        identities=plan.identity,
-        allowed=plan.party_ids,
-        threshold=plan.threshold,
-        relay=AGGREGATOR,
-    )
+    roster = open_relayed(setup, message.advertisements, m.Advertise, allowed=plan.party_ids)
     check_own(message.advertisements, setup.me, state.advertisement)
     check_keys(roster)
     seed = setup.randomness.random_bytes(SECRET_BYTES)
@@ -115,15 +112,7 @@ def _on_roster(state: s.AwaitingRoster, message: m.Roster, _: Attachments) -> s.
 
 def _on_shares(state: s.AwaitingShares, message: m.RelayShares, attachments: Attachments) -> s.Step:
     setup = state.setup
-    commitments = open_list(
-        message.commitments,
-        m.ShareKeys,
-        context=setup.context,
-        identities=setup.plan.identity,
-        allowed=state.roster,
-        threshold=setup.plan.threshold,
-        relay=AGGREGATOR,
-    )
+    commitments = open_relayed(setup, message.commitments, m.ShareKeys, allowed=state.roster)
     check_own(message.commitments, setup.me, state.commitment)
     peers = [party for party in commitments if party != setup.me]
     if len(attachments) != len(peers):
@@ -157,15 +146,7 @@ def _on_shares(state: s.AwaitingShares, message: m.RelayShares, attachments: Att
 
 def _on_confirmed(state: s.AwaitingConfirmations, message: m.Confirmed, _: Attachments) -> s.Step:
     setup = state.setup
-    opened = open_list(
-        message.confirmations,
-        m.Confirm,
-        context=setup.context,
-        identities=setup.plan.identity,
-        allowed=state.roster,
-        threshold=setup.plan.threshold,
-        relay=AGGREGATOR,
-    )
+    opened = open_relayed(setup, message.confirmations, m.Confirm, allowed=state.roster)
     if any(confirm.transcript != state.transcript for confirm in opened.values()):
         raise blame_aggregator(AbortReason.ROSTER_FORK, "parties were shown different rosters")
     own = owner_context(setup.context, setup.me)
@@ -197,15 +178,7 @@ def _on_survivors(
     state: s.AwaitingSurvivors, message: m.ProposeSurvivors, _: Attachments
 ) -> s.Step:
     setup = state.setup
-    contributions = open_list(
-        message.contributions,
-        m.Contribute,
-        context=setup.context,
-        identities=setup.plan.identity,
-        allowed=state.shares,
-        threshold=setup.plan.threshold,
-        relay=AGGREGATOR,
-    )
+    contributions = open_relayed(setup, message.contributions, m.Contribute, allowed=state.shares)
     # SPEC 4.5(b): whoever contributed and is called dropped would be unmasked by what follows.
     check_own(message.contributions, setup.me, state.contribution)
     transcript = survivor_transcript(
@@ -221,15 +194,7 @@ def _on_survivors_confirmed(
     state: s.AwaitingSurvivorConfirmations, message: m.SurvivorsConfirmed, _: Attachments
 ) -> s.Step:
     setup = state.setup
-    opened = open_list(
-        message.confirmations,
-        m.ConfirmSurvivors,
-        context=setup.context,
-        identities=setup.plan.identity,
-        allowed=state.survivors,
-        threshold=setup.plan.threshold,
-        relay=AGGREGATOR,
-    )
+    opened = open_relayed(setup, message.confirmations, m.ConfirmSurvivors, allowed=state.survivors)
     if any(confirm.transcript != state.survivor_transcript for confirm in opened.values()):
         raise blame_aggregator(
             AbortReason.SURVIVOR_FORK, "parties were shown different survivor sets"
@@ -280,15 +245,7 @@ def _on_verified(
     state: s.AwaitingVerification, message: m.UpdateVerified, _: Attachments
 ) -> s.Step:
     setup = state.setup
-    opened = open_list(
-        message.confirmations,
-        m.VerifyUpdate,
-        context=setup.context,
-        identities=setup.plan.identity,
-        allowed=state.survivors,
-        threshold=setup.plan.threshold,
-        relay=AGGREGATOR,
-    )
+    opened = open_relayed(setup, message.confirmations, m.VerifyUpdate, allowed=state.survivors)
     seen = m.VerifyUpdate(state.update_digest, state.sum_digest)
     if any(statement != seen for statement in opened.values()):
         raise blame_aggregator(

@@ -8,6 +8,7 @@ import itertools
 
 import pytest
 
+from collabedit.aggregator import rounds
 from collabedit.aggregator import states as a
 from collabedit.aggregator import task as aggregator_task
 from collabedit.errors import AbortReason, UnexpectedMessageError
@@ -225,8 +226,8 @@ def test_the_aggregator_files_an_answer_and_waits_for_the_others(
     before = fingerprint(held)
     step = aggregator_task.receive(held, full.sent[ONE, message])
     assert type(step.state) is AGGREGATOR_MESSAGES[state, message]
-    waited = aggregator_task.waiting_for(held)
-    assert aggregator_task.waiting_for(step.state) == waited - {ONE}
+    waited = rounds.waiting_for(held)
+    assert rounds.waiting_for(step.state) == waited - {ONE}
     assert not step.outbound
     assert fingerprint(held) == before
 
@@ -238,7 +239,7 @@ def test_a_party_may_leave_in_every_round_and_is_not_waited_for(state: type, ful
     step = aggregator_task.receive(held, packet)
     assert not isinstance(step.state, a.Completed | a.Aborted)
     assert step.state.progress.gone == {1}
-    assert 1 not in aggregator_task.waiting_for(step.state)
+    assert 1 not in rounds.waiting_for(step.state)
     again = aggregator_task.receive(step.state, packet)
     assert fingerprint(again.state) == fingerprint(step.state)
 
@@ -289,13 +290,13 @@ def test_a_round_closed_without_answers_aborts_below_the_threshold(state: type, 
     assert isinstance(step.state, a.Aborted)
     assert step.state.reason is AbortReason.BELOW_THRESHOLD
     assert step.state.culprit is None
-    round_name = aggregator_task.ROUNDS[state]
+    round_name = rounds.ROUNDS[state]
     assert step.state.dropouts == tuple(a.Dropout(PartyId(i), round_name) for i in range(1, 6))
 
 
 def test_every_round_has_a_name_and_terminal_states_have_none() -> None:
-    assert set(aggregator_task.ROUNDS) == set(AGGREGATOR_STATES[:-2])
-    assert len(set(aggregator_task.ROUNDS.values())) == len(aggregator_task.ROUNDS)
+    assert set(rounds.ROUNDS) == set(AGGREGATOR_STATES[:-2])
+    assert len(set(rounds.ROUNDS.values())) == len(rounds.ROUNDS)
 
 
 def test_a_message_of_a_party_that_the_plan_does_not_have_is_refused(full: Walk) -> None:
