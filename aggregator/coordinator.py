@@ -8,7 +8,6 @@ Every method may be called from any thread. The slow part, opening and merging a
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -52,11 +51,6 @@ def _ignore(event: str, fields: Mapping[str, object]) -> None:
     del event, fields
 
 
-@dataclass(slots=True)
-class _Mailbox:
-    packets: list[m.Packet] = field(default_factory=list)
-
-
 class Coordinator:
     """One session of one plan.
 
@@ -89,7 +83,7 @@ class Coordinator:
         self._directory = directory
         self._observer = observer
         self._changed = threading.Condition(threading.RLock())
-        self._mailboxes = {party: _Mailbox() for party in plan.party_ids}
+        self._mailboxes: dict[PartyId, list[m.Packet]] = {party: [] for party in plan.party_ids}
         self._accepted: set[bytes] = set()
         self._joined: frozenset[PartyId] = frozenset()
         self._bundles: dict[TaskIndex, bytes] = {}
@@ -308,7 +302,7 @@ class Coordinator:
     def _take(self, step: s.Step) -> None:
         self._state = step.state
         for outbound in step.outbound:
-            self._mailboxes[outbound.receiver].packets.append(outbound.packet)
+            self._mailboxes[outbound.receiver].append(outbound.packet)
         self._report_dropouts()
         if isinstance(step.state, s.Completed):
             self._finish(step.state)
@@ -354,7 +348,7 @@ class Coordinator:
             MalformedMessageError: the cursor is beyond the mailbox.
         """
         with self._changed:
-            packets = self._mailboxes[party].packets
+            packets = self._mailboxes[party]
             if cursor > len(packets):
                 raise MalformedMessageError(f"cursor {cursor} of {len(packets)} packets")
             return tuple(packets[cursor:])
@@ -363,16 +357,14 @@ class Coordinator:
         """Return which parties in `cursors` have packets beyond what they acknowledged."""
         with self._changed:
             return frozenset(
-                party
-                for party, cursor in cursors.items()
-                if len(self._mailboxes[party].packets) > cursor
+                party for party, cursor in cursors.items() if len(self._mailboxes[party]) > cursor
             )
 
     def wait_mailbox(self, party: PartyId, *, cursor: int, seconds: float) -> tuple[m.Packet, ...]:
         """Like `mailbox`, but hold the call up to `seconds` while there is nothing new."""
         with self._changed:
             self._changed.wait_for(
-                lambda: len(self._mailboxes[party].packets) > cursor or self._interrupted,
+                lambda: len(self._mailboxes[party]) > cursor or self._interrupted,
                 timeout=seconds,
             )
             return self.mailbox(party, cursor=cursor)

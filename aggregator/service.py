@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Self, cast
+from typing import NoReturn, Self, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -206,11 +206,14 @@ class AggregatorServer:
             try:
                 return method(request, context)
             except CollabEditError as error:
-                self._coordinator.note_refusal(error)
-                context.abort(_status(error), str(error))
-                raise AssertionError from error  # pragma: no cover  abort raises
+                self._refuse(context, error)
 
         return guarded
+
+    def _refuse(self, context: grpc.ServicerContext, error: CollabEditError) -> NoReturn:
+        self._coordinator.note_refusal(error)
+        context.abort(_status(error), str(error))
+        raise AssertionError from error  # pragma: no cover  abort raises
 
     def _join(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         caller, packet = self._caller(context), decode_packet(request)
@@ -269,8 +272,7 @@ class AggregatorServer:
             self._caller(context)
             bundle = self._coordinator.bundle(self._task(context))
         except CollabEditError as error:
-            context.abort(_status(error), str(error))
-            raise AssertionError from error  # pragma: no cover  abort raises
+            self._refuse(context, error)
         for start in range(0, len(bundle), CHUNK_BYTES):
             yield bundle[start : start + CHUNK_BYTES]
 

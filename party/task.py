@@ -330,6 +330,3 @@ def _abort(setup: s.TaskSetup, refusal: RefusalError) -> s.Step:
     farewell = _sign(setup, m.Abort(refusal.reason, refusal.culprit))
     state = s.Aborted(refusal.reason, refusal.culprit, str(refusal))
     return s.Step(state, (m.Packet(farewell),))
-
-
-__all__ = ["EVENTS", "MESSAGES", "advance", "receive", "start_task"]

@@ -23,7 +23,6 @@ from collabedit.crypto.ring import RingArray
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import (
-    AbortReason,
     CollabEditError,
     CryptoError,
     NumericError,
@@ -355,8 +354,3 @@ class Simulation:
 
 def _delivery(task: TaskIndex, party: PartyId, packet: Packet) -> Delivery:
     return Delivery(party, AGGREGATOR, task, "packet", encode_packet(packet))
-
-
-def abort_reason(state: s.State) -> AbortReason | None:
-    """Return why a party stopped, None if it did not stop early."""
-    return state.reason if isinstance(state, s.Aborted) else None
