@@ -210,7 +210,7 @@ def merge_vector(
                     ridge=plan.editing.ridge,
                     noise=noise,
                 )
-        except NumericError as error:
+        except (NumericError, np.linalg.LinAlgError) as error:
             raise NumericError(f"layer {layer.index}: {error}") from error
         updates[LayerIndex(layer.index)] = update
     return updates

@@ -279,6 +279,17 @@ def test_the_largest_bundle_is_within_the_limit_and_the_limit_is_tight() -> None
     assert largest <= bundle_limit(PLAN, FIRST) <= largest + 200
 
 
+def test_a_factorisation_that_fails_is_a_numeric_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    vector = contribution_vector(PLAN, FIRST, [statistics(), statistics()])
+
+    def fail(_matrix: object) -> None:
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    monkeypatch.setattr(np.linalg, "eigh", fail)
+    with pytest.raises(NumericError, match="layer 0: Eigenvalues did not converge"):
+        merge_vector(PLAN, FIRST, vector, noise=1e-12)
+
+
 def test_a_sum_that_no_honest_parties_made_names_its_layer() -> None:
     vector = contribution_vector(PLAN, FIRST, [statistics(), statistics()])
     half = PLAN.layer_length(PLAN.editing.layers[0])
