@@ -19,6 +19,9 @@ from collabedit import __version__
 from collabedit.cli import app
 from collabedit.crypto.certificates import Authority, issue_certificate
 from collabedit.crypto.signing import write_private
+from collabedit.ids import TaskIndex
+from collabedit.party.edits import load_edits
+from collabedit.party.ledger import ACCEPT_OPTION, Ledger
 from tests.support.processes import (
     AGGREGATOR_NAME,
     Federation,
@@ -439,6 +442,23 @@ def test_leftovers_that_do_not_fit_are_refused_by_name(
     outcome = join_party(federation, tmp_path, silent_port)
     assert outcome.code == INPUT
     assert f"error: {targets}: targets were prepared from other edits" in outcome.lines[-1]
+
+
+def test_edits_whose_sum_was_opened_are_refused_until_that_is_accepted(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    edits = load_edits(federation.member("party-2").edits)
+    ledger = tmp_path / "ledger.jsonl"
+    Ledger(ledger, edits=edits, weights=federation.plan.model.weights).record(
+        bytes(32), TaskIndex(0)
+    )
+    outcome = join_party(federation, tmp_path, silent_port)
+    assert_refused(outcome, INPUT, ledger, "opened before", ACCEPT_OPTION)
+    options = federation.join_options("party-2", work=tmp_path, port=1, patience=0.2)
+    accepted = run_here(*options, ACCEPT_OPTION)
+    assert accepted.code == TRANSPORT
+    ledger.write_text("{}\n")
+    assert_refused(join_party(federation, tmp_path, silent_port), INPUT, ledger, "line 1")
 
 
 def test_a_port_in_use_is_named(federation: Federation, tmp_path: Path) -> None:
