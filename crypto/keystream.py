@@ -12,9 +12,9 @@ the cipher is never evaluated twice at one point, and its outputs are indistingu
 up to q^2 / 2^129 for q blocks under one key (PRP/PRF switching): 2^-49 for 16 TiB. `nonce || 1`,
 which GCM keeps for the tag, is not used for data.
 
-*Why GCM and not CTR.* Departs from the plain choice for speed alone: OpenSSL's vectorised GCM gives
-14 GB/s on one core against 7 for its CTR, and it can seek by nonce. The tag is thrown away: masked
-sums are authenticated by signatures over their digests.
+*Why GCM and not CTR.* Departs from the plain choice for speed alone: OpenSSL has a vectorised path
+for GCM that its CTR lacks, and the nonce makes it seekable (`benchmarks/bench_masks.py` measures it).
+The tag is thrown away: masked sums are authenticated by signatures over their digests.
 
 *Single use.* A mask is a one-time pad. A key must serve one pair of parties (or one self mask), one
 task, one vector and one ring: the streams of both rings come from the same bytes. `masking` derives
