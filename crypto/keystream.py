@@ -13,7 +13,7 @@ up to q^2 / 2^129 for q blocks under one key (PRP/PRF switching): 2^-49 for 16 T
 which GCM keeps for the tag, is not used for data.
 
 *Why GCM and not CTR.* Departs from the plain choice for speed alone: OpenSSL has a vectorised path
-for GCM that its CTR lacks, and the nonce makes it seekable (`benchmarks/bench_masks.py` measures it).
+for GCM that its CTR lacks, and its nonce makes it seekable (`benchmarks/bench_masks.py` measures).
 The tag is thrown away: masked sums are authenticated by signatures over their digests.
 
 *Single use.* A mask is a one-time pad. A key must serve one pair of parties (or one self mask), one
