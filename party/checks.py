@@ -105,8 +105,10 @@ def open_share(
     setup = state.setup
     # SPEC 4.2(c): everybody in the roster got a share, and this is the one that was signed.
     if commitment.digests.keys() != state.roster.keys() - {sender}:
-        raise RefusalError(
-            AbortReason.MALFORMED_MESSAGE, f"party {sender} shared with others", culprit=sender
+        # An honest aggregator refuses that to the sender; and a sender that was shown another
+        # roster than this party has shared with exactly whom it should.
+        raise blame_aggregator(
+            AbortReason.MALFORMED_MESSAGE, f"party {sender} shared with another roster"
         )
     if not is_equal(hashlib.sha256(sealed).digest(), commitment.digests[setup.me]):
         raise blame_aggregator(

@@ -255,13 +255,30 @@ def test_commitments_of_a_party_that_is_not_in_the_roster_are_refused(full: Walk
     )
 
 
-def test_share_keys_for_the_wrong_receivers_are_their_senders_fault(full: Walk) -> None:
+def test_share_keys_for_the_wrong_receivers_are_not_relayed_by_an_honest_aggregator(
+    full: Walk,
+) -> None:
     commitments, sealed = relayed(full)
     honest = full.message(3, m.ShareKeys)
     digests = {party: digest for party, digest in honest.digests.items() if party != 5}
     wrong = full.sign(replace(honest, digests=digests), sender=3)
     listed = (*commitments[:2], wrong, *commitments[3:])
-    shares_refused(full, listed, sealed, reason=AbortReason.MALFORMED_MESSAGE, culprit=3)
+    shares_refused(full, listed, sealed, reason=AbortReason.MALFORMED_MESSAGE)
+
+
+def test_an_honest_party_is_not_blamed_for_the_roster_that_it_was_shown(full: Walk) -> None:
+    # Party 1 is shown a roster without 5, the others are shown everybody and answer honestly.
+    roster = m.Roster(envelopes(full, m.Advertise, 1, 2, 3, 4))
+    step = receive(full.state(1, m.Roster), full.packet(roster))
+    commitments, sealed = relayed(full)
+    assert_refused(
+        full,
+        step.state,
+        m.RelayShares((step.outbound[0].envelope, *commitments[1:4])),
+        *sealed[:3],
+        reason=AbortReason.MALFORMED_MESSAGE,
+        culprit=AGGREGATOR,
+    )
 
 
 def test_a_signed_share_that_does_not_open_is_its_senders_fault(full: Walk) -> None:
