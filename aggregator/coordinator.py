@@ -4,14 +4,23 @@ The `Coordinator` drives the state machine of `task` and knows no network and no
 service and the in-memory simulation both stand on it, so what is simulated is what is deployed.
 Every method may be called from any thread. The slow part, opening and merging a sum, happens in
 `open_pending`, outside the lock.
+
+Every input is in the journal before anybody sees what it caused (`journal`). A coordinator that is
+given a journal with an unfinished session replays it and goes on where the other one stopped. An
+input that the disk refuses is refused to whoever brought it, and changes nothing.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from collabedit.aggregator import inputs
 from collabedit.aggregator import states as s
+from collabedit.aggregator.admission import admit
+from collabedit.aggregator.bundles import Bundles
+from collabedit.aggregator.journal import Journal
+from collabedit.aggregator.mailboxes import Mailboxes
 from collabedit.aggregator.opening import OpenedTask, open_and_merge
 from collabedit.aggregator.records import TaskRecord
 from collabedit.aggregator.rounds import ROUNDS, waiting_for
@@ -22,8 +31,10 @@ from collabedit.crypto.signing import SigningKey
 from collabedit.errors import (
     AbortReason,
     CollabEditError,
-    MalformedMessageError,
+    CryptoError,
+    JournalError,
     PlanError,
+    ProtocolError,
     SessionAbortedError,
     UnexpectedMessageError,
 )
@@ -43,9 +54,6 @@ from collabedit.proto.statements import RefusalError
 Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
 """Receives what happens as (event, fields). Fields never hold keys, shares or statistics."""
 
-NO_CHAIN = bytes(m.DIGEST_BYTES)
-NO_SESSION = bytes(m.SESSION_ID_BYTES)
-
 
 def _ignore(event: str, fields: Mapping[str, object]) -> None:
     del event, fields
@@ -57,12 +65,15 @@ class Coordinator:
     Args:
         plan: the plan.
         identity: the key that the plan pins for the aggregator.
-        directory: for spool files.
+        directory: for spool files and updates.
         randomness: draws the session id.
         observer: told of every event, under the lock; must be quick.
+        journal: if it holds an unfinished session, that one goes on; by default one in memory.
 
     Raises:
         PlanError: `identity` is not the plan's.
+        JournalError: the journal holds an unfinished session of another plan, or does not replay.
+        StorageError: the disk refuses.
     """
 
     def __init__(
@@ -73,25 +84,47 @@ class Coordinator:
         directory: Path,
         randomness: Randomness,
         observer: Observer = _ignore,
+        journal: Journal | None = None,
     ) -> None:
         check_identities(plan)
         if identity.verify_key.to_bytes() != plan.identity(AGGREGATOR):
             raise PlanError("the identity key is not the one that the plan pins for the aggregator")
         self.plan = plan
-        self.session_id = randomness.random_bytes(m.SESSION_ID_BYTES)
+        self._journal = Journal.in_memory() if journal is None else journal
+        stored = self._journal.session
+        if stored is not None and stored.plan_digest != plan.digest:
+            raise JournalError(
+                f"{self._journal.path}: holds an unfinished session of another plan, "
+                f"{format_digest(stored.plan_digest)}: end that one first, or give it up"
+            )
         self._identity = identity
-        self._directory = directory
-        self._observer = observer
+        self._bundles = Bundles(directory, is_durable=self._journal.is_durable)
         self._changed = threading.Condition(threading.RLock())
-        self._mailboxes: dict[PartyId, list[m.Packet]] = {party: [] for party in plan.party_ids}
+        self._mailboxes = Mailboxes(plan.party_ids)
         self._accepted: set[bytes] = set()
         self._joined: frozenset[PartyId] = frozenset()
-        self._bundles: dict[TaskIndex, bytes] = {}
         self._records: list[TaskRecord] = []
         self._interrupted = False
         self._task = TaskIndex(0)
+        if stored is None:
+            self._bundles.clear()
+            self.session_id = randomness.random_bytes(m.SESSION_ID_BYTES)
+            self._journal.begin(self.session_id, plan.digest)
+        else:
+            self.session_id = stored.session_id
         self._chain = first_chain(plan.digest, self.session_id)
+        # What is replayed was reported when it happened.
+        self._observer: Observer = observer if stored is None else _ignore
         self._begin(frozenset(plan.party_ids))
+        self.replayed = 0
+        """Inputs that were taken up from the journal."""
+        if stored is not None:
+            with self._changed:
+                self._replay()
+                self._observer = observer
+                self._restore_uploads()
+            fields = {"inputs": self.replayed, "task": self._task, "round": self.round_name}
+            self._observer("resumed", fields)
 
     def __repr__(self) -> str:
         return f"Coordinator(plan={self.plan.name!r}, task={self._task}, round={self.round_name!r})"
@@ -102,10 +135,50 @@ class Coordinator:
         self._state = start_task(self._setup)
         layout = TileLayout.of(self.plan, self._task)
         self._layout = layout
-        self._store = TileStore(self._directory / f"task-{self._task}", layout)
+        spool = self._bundles.spool(self._task)
+        self._store = TileStore(spool, layout, task=self._task, journal=self._journal)
         self._reported: int = 0
         layers = [layer.index for layer in self.plan.tasks[self._task]]
         self._observer("task-started", {"task": self._task, "layers": layers})
+
+    def _replay(self) -> None:
+        for entry in self._journal.inputs():
+            try:
+                change = inputs.unpack(entry)
+                if isinstance(change, m.Packet):
+                    self._accepted.add(change.envelope.signature)
+                    step = receive(self._state, change)
+                else:
+                    if isinstance(change, s.Merged):
+                        self._bundles.check(self._task, change.update_digest)
+                        self._bundles.release(self._task)
+                    step = advance(self._state, change)
+            except (CryptoError, ProtocolError) as error:
+                raise JournalError(
+                    f"{self._journal.path}: input {entry.number} does not fit: {error}; the "
+                    "journal was written by another version or under another key"
+                ) from error
+            self.replayed += 1
+            self._take(step)
+
+    def _restore_uploads(self) -> None:
+        # What a crash kept from being removed.
+        self._bundles.clear_spools(self._task)
+        state = self._state
+        if isinstance(state, s.CollectingVerifications | s.Completed | s.Aborted):
+            self._store.delete()
+            return
+        answered = (
+            frozenset(state.answers)
+            if isinstance(state, s.CollectingContributions)
+            else frozenset(self.plan.party_ids)
+        )
+        for party in self._store.restore(answered=answered):
+            self._observer("upload-lost", {"party": self.plan.party_name(party)})
+
+    def _keep(self, change: s.Event | m.Packet) -> None:
+        """Write an input down; whatever it causes comes after."""
+        self._journal.append(*inputs.pack(change))
 
     @property
     def state(self) -> s.State:
@@ -161,26 +234,11 @@ class Coordinator:
             InvalidSignatureError: not signed by the identity that the plan pins.
             MalformedMessageError: not a `Join`.
         """
-        envelope = packet.envelope
-        if envelope.context.plan_digest != self.plan.digest:
-            raise RefusalError(
-                AbortReason.PLAN_MISMATCH,
-                f"your plan has digest {format_digest(envelope.context.plan_digest)}, this "
-                f"session's has {format_digest(self.plan.digest)}: compare the files",
-                culprit=envelope.sender,
-            )
-        if envelope.sender not in self.plan.party_ids:
-            raise RefusalError(
-                AbortReason.UNKNOWN_PARTY,
-                f"party {envelope.sender} is not in the plan",
-                culprit=None,
-            )
-        context = m.Context(self.plan.digest, NO_SESSION, TaskIndex(0), NO_CHAIN)
-        open_envelope(envelope, m.Join, context=context, identities=self.plan.identity)
+        party = admit(self.plan, packet)
         with self._changed:
-            if envelope.sender not in self._joined:
-                self._joined |= {envelope.sender}
-                self._observer("joined", {"party": self.plan.party_name(envelope.sender)})
+            if party not in self._joined:
+                self._joined |= {party}
+                self._observer("joined", {"party": self.plan.party_name(party)})
         first = m.Context(
             self.plan.digest,
             self.session_id,
@@ -207,6 +265,7 @@ class Coordinator:
             if envelope.kind == m.KINDS[m.Contribute]:
                 self._check_upload(envelope)
             step = receive(self._state, packet)
+            self._keep(packet)
             self._accepted.add(envelope.signature)
             self._observer(
                 "received",
@@ -245,26 +304,48 @@ class Coordinator:
         Raises:
             UnexpectedMessageError: no upload of this party is due.
             MalformedMessageError: not a frame of this task.
-            TransportError: the disk refuses.
+            StorageError: the disk refuses.
         """
-        with self._changed:
-            state, store, layout = self._state, self._store, self._layout
-            due = (
-                isinstance(state, s.CollectingContributions)
-                and task == self._task
-                and party in waiting_for(state)
-            )
-        if not due:
-            raise UnexpectedMessageError(f"no upload of party {party} for task {task} is due")
+        store, layout = self._due(party, task)
         tile = decode_frame(frame, layout=layout)
         store.put(party, tile)
         return tile.index
+
+    def settle_upload(self, party: PartyId, task: TaskIndex) -> None:
+        """Make the frames that `put_frame` took survive a crash; only then acknowledge them.
+
+        Raises:
+            UnexpectedMessageError: no upload of this party is due.
+            StorageError: the disk refuses.
+        """
+        self._due(party, task)[0].settle(party)
+
+    def stored_tiles(self, party: PartyId, task: TaskIndex) -> bytes:
+        """Return the bitmap of tiles that a party need not send again (SPEC 5.3).
+
+        Raises:
+            UnexpectedMessageError: no upload of this party is due.
+        """
+        return self._due(party, task)[0].stored(party)
+
+    def _due(self, party: PartyId, task: TaskIndex) -> tuple[TileStore, TileLayout]:
+        with self._changed:
+            state = self._state
+            if (
+                isinstance(state, s.CollectingContributions)
+                and task == self._task
+                and party in waiting_for(state)
+            ):
+                return self._store, self._layout
+        raise UnexpectedMessageError(f"no upload of party {party} for task {task} is due")
 
     def close_round(self) -> None:
         """End the current round with who has answered. Does nothing once the session is over."""
         with self._changed:
             if self.finished or isinstance(self._state, s.Opening):
                 return
+            step = advance(self._state, s.RoundClosed())
+            self._keep(s.RoundClosed())
             self._observer(
                 "round-closed",
                 {
@@ -273,18 +354,26 @@ class Coordinator:
                     "silent": [self.plan.party_name(p) for p in sorted(self.waiting_for)],
                 },
             )
-            self._take(advance(self._state, s.RoundClosed()))
+            self._take(step)
 
     def open_pending(self) -> OpenedTask | None:
-        """Open and merge the sum, if the current task has come that far."""
+        """Open and merge the sum, if the current task has come that far.
+
+        Raises:
+            StorageError: the disk refuses the update; call again when it does not.
+        """
         with self._changed:
             state, store = self._state, self._store
         if not isinstance(state, s.Opening):
             return None
         outcome = open_and_merge(state, store)
+        event = outcome.event if isinstance(outcome, OpenedTask) else outcome
+        if isinstance(outcome, OpenedTask):
+            self._bundles.store(self._task, outcome.bundle)
         with self._changed:
+            self._keep(event)
             if isinstance(outcome, OpenedTask):
-                self._bundles[self._task] = outcome.bundle
+                self._bundles.release(self._task)
                 self._observer(
                     "opened",
                     {
@@ -293,16 +382,13 @@ class Coordinator:
                         "sum": format_digest(outcome.event.sum_digest),
                     },
                 )
-                self._take(advance(self._state, outcome.event))
-            else:
-                self._take(advance(self._state, outcome))
+            self._take(advance(self._state, event))
             store.delete()
         return outcome if isinstance(outcome, OpenedTask) else None
 
     def _take(self, step: s.Step) -> None:
         self._state = step.state
-        for outbound in step.outbound:
-            self._mailboxes[outbound.receiver].append(outbound.packet)
+        self._mailboxes.post(step.outbound)
         self._report_dropouts()
         if isinstance(step.state, s.Completed):
             self._finish(step.state)
@@ -348,23 +434,18 @@ class Coordinator:
             MalformedMessageError: the cursor is beyond the mailbox.
         """
         with self._changed:
-            packets = self._mailboxes[party]
-            if cursor > len(packets):
-                raise MalformedMessageError(f"cursor {cursor} of {len(packets)} packets")
-            return tuple(packets[cursor:])
+            return self._mailboxes.after(party, cursor)
 
     def unread(self, cursors: Mapping[PartyId, int]) -> frozenset[PartyId]:
         """Return which parties in `cursors` have packets beyond what they acknowledged."""
         with self._changed:
-            return frozenset(
-                party for party, cursor in cursors.items() if len(self._mailboxes[party]) > cursor
-            )
+            return self._mailboxes.unread(cursors)
 
     def wait_mailbox(self, party: PartyId, *, cursor: int, seconds: float) -> tuple[m.Packet, ...]:
         """Like `mailbox`, but hold the call up to `seconds` while there is nothing new."""
         with self._changed:
             self._changed.wait_for(
-                lambda: len(self._mailboxes[party]) > cursor or self._interrupted,
+                lambda: self._mailboxes.has_more(party, cursor) or self._interrupted,
                 timeout=seconds,
             )
             return self.mailbox(party, cursor=cursor)
@@ -388,13 +469,26 @@ class Coordinator:
                 lambda: self.position != position or self.finished, timeout=seconds
             )
 
-    def bundle(self, task: TaskIndex) -> bytes:
-        """Return a released update bundle.
+    def bundle_chunks(self, task: TaskIndex) -> Iterator[bytes]:
+        """Read a released update bundle piece by piece.
 
         Raises:
             UnexpectedMessageError: the task isn't released.
+            StorageError: the file cannot be read.
         """
         with self._changed:
-            if task not in self._bundles:
-                raise UnexpectedMessageError(f"the update of task {task} is not released")
-            return self._bundles[task]
+            return self._bundles.chunks(task)
+
+    def bundle(self, task: TaskIndex) -> bytes:
+        """Return a released update bundle; see `bundle_chunks`."""
+        return b"".join(self.bundle_chunks(task))
+
+    def retire(self) -> None:
+        """The session is over and told: erase what it kept. The log of what happened stays.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        with self._changed:
+            self._journal.end("finished" if isinstance(self._state, s.Completed) else "aborted")
+            self._bundles.clear()

@@ -9,7 +9,7 @@ import numpy as np
 from collabedit.aggregator.states import Merged, MergeRefused, Opening
 from collabedit.aggregator.tiles import TileStore
 from collabedit.crypto.ring import RingArray, to_bytes
-from collabedit.errors import AbortReason, NumericError, TransportError
+from collabedit.errors import AbortReason, NumericError, StorageError
 from collabedit.exchange import encode_bundle, merge_vector, plan_encoding
 
 
@@ -34,7 +34,7 @@ def open_and_merge(state: Opening, store: TileStore) -> Outcome:
     encoding = plan_encoding(setup.plan)
     try:
         total = store.open_sum(state.survivors, ring=encoding.ring, masks=state.masks)
-    except TransportError as error:
+    except StorageError as error:
         return MergeRefused(str(error), AbortReason.INTERNAL)
     # Each party rounds to a multiple of the step: N independent errors, uniform over one step.
     noise = encoding.step * float(np.sqrt(len(state.survivors) / 12))

@@ -22,6 +22,7 @@ from collabedit.errors import (
     CryptoError,
     MalformedMessageError,
     ProtocolError,
+    StorageError,
     TransportError,
 )
 from collabedit.exchange import FRAME_OVERHEAD
@@ -37,9 +38,14 @@ from collabedit.proto.codec import (
 
 COORDINATION = "collabedit.v1.Coordination"
 DATA = "collabedit.v1.Data"
-CHUNK_BYTES = 1 << 20
+SETTLE_BYTES = 16 << 20
+"""Bytes of an upload between two writes of its bitmap: what a crash makes a party send again."""
+
 MAXIMUM_WAIT_SECONDS = 20.0
 """Longest hold of a long poll; well under the idle limits of common proxies (60 s)."""
+
+DISK_SECONDS = 5.0
+"""Pause after a disk that is full or read-only, before the driver tries again."""
 
 _TICK_SECONDS = 0.2
 _SLACK_BYTES = 64 << 10
@@ -101,6 +107,7 @@ class AggregatorServer:
                     DATA,
                     {
                         "Upload": grpc.stream_unary_rpc_method_handler(self._guard(self._upload)),
+                        "Stored": grpc.unary_unary_rpc_method_handler(self._guard(self._stored)),
                         "Download": grpc.unary_stream_rpc_method_handler(self._download),
                     },
                 ),
@@ -148,12 +155,17 @@ class AggregatorServer:
         while not coordinator.finished:
             if self._stop.is_set():
                 return False
-            coordinator.open_pending()
-            coordinator.wait_change(position, _TICK_SECONDS)
-            if coordinator.position != position:
-                position, since = coordinator.position, time.monotonic()
-            elif self._is_starved(position, since):
-                coordinator.close_round()
+            try:
+                coordinator.open_pending()
+                coordinator.wait_change(position, _TICK_SECONDS)
+                if coordinator.position != position:
+                    position, since = coordinator.position, time.monotonic()
+                elif self._is_starved(position, since):
+                    coordinator.close_round()
+            except StorageError as error:
+                # Nothing has changed and nothing is lost: go on when the disk does.
+                coordinator.note_refusal(error)
+                self._stop.wait(DISK_SECONDS)
         deadline = time.monotonic() + linger
         while time.monotonic() < deadline and not self._stop.is_set():
             if not coordinator.unread(self._reachable()):
@@ -262,19 +274,27 @@ class AggregatorServer:
 
     def _upload(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         caller, task = self._caller(context), self._task(context)
+        unsettled = 0
         for frame in frames:
             self._contact[caller] = time.monotonic()
             self._coordinator.put_frame(caller, task, frame)
+            unsettled += len(frame)
+            if unsettled >= SETTLE_BYTES:
+                self._coordinator.settle_upload(caller, task)
+                unsettled = 0
+        self._coordinator.settle_upload(caller, task)
         return b""
+
+    def _stored(self, _request: bytes, context: grpc.ServicerContext) -> bytes:
+        caller = self._caller(context)
+        return self._coordinator.stored_tiles(caller, self._task(context))
 
     def _download(self, _request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
             self._caller(context)
-            bundle = self._coordinator.bundle(self._task(context))
+            yield from self._coordinator.bundle_chunks(self._task(context))
         except CollabEditError as error:
             self._refuse(context, error)
-        for start in range(0, len(bundle), CHUNK_BYTES):
-            yield bundle[start : start + CHUNK_BYTES]
 
 
 def _status(error: CollabEditError) -> grpc.StatusCode:
@@ -287,6 +307,6 @@ def _status(error: CollabEditError) -> grpc.StatusCode:
         return grpc.StatusCode.INVALID_ARGUMENT
     if isinstance(error, ProtocolError):
         return grpc.StatusCode.FAILED_PRECONDITION
-    if isinstance(error, TransportError):
+    if isinstance(error, StorageError):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
     return grpc.StatusCode.INTERNAL

@@ -3,6 +3,10 @@
 A party's masked vector must be kept apart until the survivors are known, since whoever vanishes
 half-way must not be in the sum. Disk holds it, so memory stays flat in the number of parties. What
 is stored is uniformly random to the aggregator.
+
+A tile counts as stored once its bytes and then its digest in the journal are on the disk: `settle`.
+Only settled tiles are acknowledged, survive a crash, and are summed; when a sum is opened each tile
+is compared with its digest once more.
 """
 
 import contextlib
@@ -14,17 +18,21 @@ from pathlib import Path
 
 import numpy as np
 
+from collabedit.aggregator.journal import Journal
 from collabedit.crypto.masking import SignedMask, unmask_tile
-from collabedit.crypto.ring import Ring, RingArray, add_into
-from collabedit.errors import MalformedMessageError, TransportError, UnexpectedMessageError
-from collabedit.exchange import Tile, TileLayout, tiles_root
-from collabedit.ids import PartyId
+from collabedit.crypto.ring import Ring, RingArray, add_into, to_bytes
+from collabedit.errors import MalformedMessageError, StorageError, UnexpectedMessageError
+from collabedit.exchange import Tile, TileLayout, tile_digest, tiles_root
+from collabedit.ids import PartyId, TaskIndex
+
+_FIRST = TaskIndex(0)
 
 
 @dataclass(slots=True)
 class _Upload:
     path: Path
-    digests: dict[int, bytes] = field(default_factory=dict)
+    settled: dict[int, bytes] = field(default_factory=dict)
+    pending: dict[int, bytes] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -34,11 +42,22 @@ class TileStore:
     Args:
         directory: for the spool files; made when the first tile comes, if missing.
         layout: of a contribution.
+        task: whose tiles these are.
+        journal: keeps the digests of settled tiles; by default one in memory.
     """
 
-    def __init__(self, directory: Path, layout: TileLayout) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        layout: TileLayout,
+        *,
+        task: TaskIndex = _FIRST,
+        journal: Journal | None = None,
+    ) -> None:
         self._directory = directory
         self._layout = layout
+        self._task = task
+        self._journal = Journal.in_memory() if journal is None else journal
         self._uploads: dict[PartyId, _Upload] = {}
         self._lock = threading.Lock()
         self._deleted = False
@@ -49,19 +68,52 @@ class TileStore:
                 self._uploads[party] = _Upload(self._directory / f"party-{party}.tiles")
             return self._uploads[party]
 
+    def restore(self, *, answered: Iterable[PartyId]) -> frozenset[PartyId]:
+        """Take up the tiles that the journal knows, as far as the spool still has them.
+
+        Args:
+            answered: whose upload is complete and signed. Theirs are kept as they are: damage shows
+                when the sum is opened. Of the others a damaged upload is forgotten and sent anew.
+
+        Returns:
+            Parties whose upload was forgotten.
+        """
+        kept, damaged = frozenset(answered), set()
+        for party, digests in self._journal.tiles(self._task).items():
+            upload = self._upload(party)
+            if party in kept or self._is_intact(upload.path, digests):
+                upload.settled.update(digests)
+            else:
+                self._journal.forget_tiles(self._task, party)
+                damaged.add(party)
+        return frozenset(damaged)
+
+    def _is_intact(self, path: Path, digests: dict[int, bytes]) -> bool:
+        layout = self._layout
+        try:
+            with path.open("rb") as stream:
+                for index, digest in sorted(digests.items()):
+                    stream.seek(layout.bounds(index).start * layout.element_bytes)
+                    payload = stream.read(layout.tile_bytes(index))
+                    if tile_digest(index, payload) != digest:
+                        return False
+        except OSError:
+            return False
+        return True
+
     def put(self, party: PartyId, tile: Tile) -> None:
-        """Store a verified tile. The same tile again is ignored.
+        """Write a verified tile; `settle` makes it last. The same tile again is ignored.
 
         Raises:
             MalformedMessageError: another payload for a tile that is already stored.
             UnexpectedMessageError: the uploads are deleted, the task is over.
-            TransportError: the disk refuses.
+            StorageError: the disk refuses.
         """
         upload = self._upload(party)
         with upload.lock:
             if self._deleted:
                 raise UnexpectedMessageError("the task of this upload is over")
-            known = upload.digests.get(tile.index)
+            known = upload.settled.get(tile.index) or upload.pending.get(tile.index)
             if known == tile.digest:
                 return
             if known is not None:
@@ -69,7 +121,8 @@ class TileStore:
             offset = self._layout.bounds(tile.index).start * self._layout.element_bytes
             # Only the first tile makes the file: made anew later, it would have zeros for a tile
             # that was acknowledged.
-            creation = 0 if upload.digests else os.O_CREAT | os.O_TRUNC
+            is_first = not upload.settled and not upload.pending
+            creation = os.O_CREAT | os.O_TRUNC if is_first else 0
             try:
                 if creation:
                     self._directory.mkdir(parents=True, exist_ok=True)
@@ -79,20 +132,65 @@ class TileStore:
                 finally:
                     os.close(descriptor)
             except OSError as error:
-                raise TransportError(
+                raise StorageError(
                     f"cannot store a tile under {self._directory}: {error.strerror}"
                 ) from error
             if written != len(tile.payload):
-                raise TransportError(f"cannot store a tile under {self._directory}: disk full")
-            upload.digests[tile.index] = tile.digest
+                raise StorageError(f"cannot store a tile under {self._directory}: disk full")
+            upload.pending[tile.index] = tile.digest
 
-    def root(self, party: PartyId) -> bytes | None:
-        """Return the root over a party's tiles, None while one is missing."""
+    def settle(self, party: PartyId) -> None:
+        """Make every tile of a party that was written so far survive a crash of the machine.
+
+        Raises:
+            StorageError: the disk refuses; the tiles stay unsettled.
+        """
         upload = self._upload(party)
         with upload.lock:
-            if len(upload.digests) != self._layout.tiles:
+            if not upload.pending:
+                return
+            if self._journal.is_durable:
+                self._sync(upload)
+            self._journal.add_tiles(self._task, party, upload.pending)
+            upload.settled.update(upload.pending)
+            upload.pending.clear()
+
+    def _sync(self, upload: _Upload) -> None:
+        # The file's bytes, and its name in the directory as long as that may be new.
+        paths = [upload.path] if upload.settled else [upload.path, self._directory]
+        try:
+            for path in paths:
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        except OSError as error:
+            raise StorageError(
+                f"cannot store a tile under {self._directory}: {error.strerror}"
+            ) from error
+
+    def stored(self, party: PartyId) -> bytes:
+        """Return the bitmap of a party's settled tiles (SPEC 5.3)."""
+        upload = self._upload(party)
+        bitmap = bytearray(-(-self._layout.tiles // 8))
+        with upload.lock:
+            for index in upload.settled:
+                bitmap[index // 8] |= 1 << (index % 8)
+        return bytes(bitmap)
+
+    def root(self, party: PartyId) -> bytes | None:
+        """Settle a party's tiles and return the root over them, None while one is missing.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        self.settle(party)
+        upload = self._upload(party)
+        with upload.lock:
+            if len(upload.settled) != self._layout.tiles:
                 return None
-            return tiles_root(upload.digests[index] for index in range(self._layout.tiles))
+            return tiles_root(upload.settled[index] for index in range(self._layout.tiles))
 
     def open_sum(
         self, survivors: Iterable[PartyId], *, ring: Ring, masks: tuple[SignedMask, ...]
@@ -100,30 +198,33 @@ class TileStore:
         """Sum the survivors' vectors and take the masks off, tile by tile: [elements].
 
         Raises:
-            TransportError: a stored contribution is gone or too short.
+            StorageError: a stored contribution is gone, too short or altered.
         """
-        try:
-            files = [
-                np.memmap(
-                    self._upload(party).path,
-                    dtype=ring.dtype,
-                    mode="r",
-                    shape=(self._layout.elements,),
+        layout = self._layout
+        uploads = {party: self._upload(party) for party in sorted(survivors)}
+        files = {}
+        for party, upload in uploads.items():
+            try:
+                files[party] = np.memmap(
+                    upload.path, dtype=ring.dtype, mode="r", shape=(layout.elements,)
                 )
-                for party in sorted(survivors)
-            ]
-        except (OSError, ValueError) as error:
-            raise TransportError(
-                f"a stored contribution under {self._directory} is gone or damaged"
-            ) from error
-        total: RingArray = np.zeros(self._layout.elements, dtype=ring.dtype)
-        for index in range(self._layout.tiles):
-            bounds = self._layout.bounds(index)
+            except (OSError, ValueError) as error:
+                raise self._damage(party) from error
+        total: RingArray = np.zeros(layout.elements, dtype=ring.dtype)
+        for index in range(layout.tiles):
+            bounds = layout.bounds(index)
             tile = total[bounds]
-            for file in files:
+            for party, file in files.items():
+                if tile_digest(index, to_bytes(file[bounds])) != uploads[party].settled.get(index):
+                    raise self._damage(party)
                 add_into(tile, file[bounds])
             unmask_tile(tile, tile_index=index, masks=masks)
         return total
+
+    def _damage(self, party: PartyId) -> StorageError:
+        return StorageError(
+            f"the stored contribution of party {party} under {self._directory} is gone or damaged"
+        )
 
     def delete(self) -> None:
         """Remove the spool files; the task is opened or ended."""
@@ -135,4 +236,7 @@ class TileStore:
                 # A disk that does not let go must not keep parties from hearing how it ended.
                 with contextlib.suppress(OSError):
                     upload.path.unlink()
-                upload.digests.clear()
+                upload.settled.clear()
+                upload.pending.clear()
+        with contextlib.suppress(StorageError):
+            self._journal.forget_tiles(self._task)

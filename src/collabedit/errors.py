@@ -17,7 +17,9 @@
     │   ├── MalformedMessageError           bytes that are not the message they claim to be
     │   └── SessionAbortedError             the session ended early; carries an AbortReason
     ├── TransportError                  6   the network or TLS
-    └── AcceptanceError                 7   a run finished but missed a stated bound
+    ├── AcceptanceError                 7   a run finished but missed a stated bound
+    └── StorageError                    8   a disk is full, read-only or damaged
+        └── JournalError                    a journal: damaged, in use, or of another session
     usage errors of the command line    2   (typer's own)
 
 Messages name the culprit and what to do. They never contain edit texts, keys, seeds or statistics.
@@ -170,3 +172,13 @@ class AcceptanceError(CollabEditError):
     """A run finished, but a stated bound does not hold."""
 
     exit_code = 7
+
+
+class StorageError(CollabEditError):
+    """A disk is full, read-only or damaged. What was acknowledged before is kept."""
+
+    exit_code = 8
+
+
+class JournalError(StorageError):
+    """A journal is damaged, in use by another process, or belongs to another session."""

@@ -59,6 +59,11 @@ def encode_frame(index: int, payload: bytes | memoryview) -> bytes:
     return b"".join((header, _frame_digest(header, payload), payload))
 
 
+def tile_digest(index: int, payload: bytes | memoryview) -> bytes:
+    """Return the digest that the frame of this tile carries."""
+    return _frame_digest(FRAME_HEADER.pack(FRAME_MAGIC, index, len(payload), 0), payload)
+
+
 def _frame_digest(header: bytes, payload: bytes | memoryview) -> bytes:
     # The header is covered, so a tile cannot be filed under another index.
     digest = hashlib.sha256(header)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from collabedit.aggregator.coordinator import Coordinator, Observer
+from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.records import TaskRecord
 from collabedit.aggregator.states import Aborted as AggregatorAborted
 from collabedit.aggregator.states import Opening
@@ -146,11 +147,12 @@ class Simulation:
     Args:
         plan: the plan.
         identities: the private key of every party, and of the aggregator under 0.
-        directory: for the aggregator's spool files.
+        directory: for the aggregator's files.
         randomness: for each end, the aggregator under 0.
         faults: what goes wrong.
         seed: of the faults.
         observer: of the aggregator's events.
+        journal: opens the aggregator's journal, for sessions in which it is restarted.
     """
 
     def __init__(
@@ -163,20 +165,17 @@ class Simulation:
         faults: Faults | None = None,
         seed: int = 0,
         observer: Observer | None = None,
+        journal: Callable[[], Journal] = Journal.in_memory,
     ) -> None:
         self._plan = plan
         self._identities = identities
         self._randomness = randomness
         self._faults = faults or Faults()
         self._dice = _Dice(seed)
-        extra = {} if observer is None else {"observer": observer}
-        self.coordinator = Coordinator(
-            plan,
-            identities[AGGREGATOR],
-            directory=directory,
-            randomness=randomness[AGGREGATOR],
-            **extra,
-        )
+        self._directory = directory
+        self._observer = observer
+        self._open_journal = journal
+        self.coordinator = self._start_aggregator()
         self._chain = first_chain(plan.digest, self.coordinator.session_id)
         self._parties: dict[PartyId, _Party] = {}
         self._queue: list[tuple[int, int, Delivery]] = []
@@ -186,6 +185,23 @@ class Simulation:
         self._transcript: list[Delivery] = []
         self._refusals: list[tuple[PartyId, CollabEditError]] = []
         self._sums: dict[TaskIndex, RingArray] = {}
+
+    def _start_aggregator(self) -> Coordinator:
+        extra = {} if self._observer is None else {"observer": self._observer}
+        self._journal = self._open_journal()
+        return Coordinator(
+            self._plan,
+            self._identities[AGGREGATOR],
+            directory=self._directory,
+            randomness=self._randomness[AGGREGATOR],
+            journal=self._journal,
+            **extra,
+        )
+
+    def restart_aggregator(self) -> None:
+        """Lose everything that the aggregator holds in memory and start it from its journal."""
+        self._journal.close()
+        self.coordinator = self._start_aggregator()
 
     def run(self, contribute: Contribute, apply: Apply | None = None) -> Outcome:
         """Run all tasks of the plan, or until the session ends early.
@@ -238,18 +254,22 @@ class Simulation:
             self._take(task, party, start_task(setup))
         while not self.coordinator.finished and self.coordinator.position[0] == task:
             self._settle(task, encoded)
-            if isinstance(self.coordinator.state, Opening):
-                opened = self.coordinator.open_pending()
-                if opened is not None:
-                    self._sums[task] = opened.total
-            elif self.coordinator.position[0] == task:
-                self.coordinator.close_round()
+            self._drive(task)
         self._settle(task, encoded)
         if apply is None:
             return
         for party, simulated in sorted(self._parties.items()):
             if isinstance(simulated.state, s.Completed):
                 apply(party, task, decode_bundle(self._plan, task, self.coordinator.bundle(task)))
+
+    def _drive(self, task: TaskIndex) -> None:
+        """Do what the aggregator does when nothing comes any more."""
+        if isinstance(self.coordinator.state, Opening):
+            opened = self.coordinator.open_pending()
+            if opened is not None:
+                self._sums[task] = opened.total
+        elif self.coordinator.position[0] == task:
+            self.coordinator.close_round()
 
     def _settle(self, task: TaskIndex, encoded: Mapping[PartyId, RingArray]) -> None:
         """Deliver everything that is in flight."""
@@ -291,6 +311,7 @@ class Simulation:
     def _to_aggregator(self, delivery: Delivery) -> None:
         if delivery.kind == "frame":
             tile = self.coordinator.put_frame(delivery.sender, delivery.task, delivery.data)
+            self.coordinator.settle_upload(delivery.sender, delivery.task)
             self._acknowledge(delivery.task, delivery.sender, tile)
         else:
             self.coordinator.deliver(decode_packet(delivery.data))

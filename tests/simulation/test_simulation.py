@@ -192,7 +192,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
 def test_spool_files_are_gone_after_the_session(tmp_path: Path) -> None:
     federation = build_federation(4)
     federation.simulation(tmp_path).run(federation.contribute)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.rglob("*.tiles"))
 
 
 def test_whoever_is_silent_when_a_session_ends_is_told_why(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ class LoopbackChannel:
     def upload(self, task: TaskIndex, frames: Callable[[], Iterable[bytes]]) -> None:
         for frame in frames():
             self.coordinator.put_frame(self.party, task, frame)
+        self.coordinator.settle_upload(self.party, task)
 
     def download(self, task: TaskIndex, *, limit: int) -> bytes:
         bundle = self.downloaded(self.coordinator.bundle(task))

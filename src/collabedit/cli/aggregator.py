@@ -2,12 +2,14 @@
 
 import json
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.aggregator.states import Aborted
 from collabedit.cli.console import (
@@ -31,6 +33,8 @@ from collabedit.errors import InputError
 from collabedit.ids import AGGREGATOR
 from collabedit.plan import format_digest, load_plan
 
+JOURNAL_FILE = "journal.sqlite"
+
 app = typer.Typer(help="Coordinate a session; sees no edit and no model.", no_args_is_help=True)
 
 
@@ -46,18 +50,26 @@ def serve(
     tls_cert: CertificateOption,
     tls_key: TlsKeyOption,
     tls_ca: AuthorityOption,
-    state: Annotated[Path, typer.Option(help="Directory for spool files and report.json.")],
+    state: Annotated[
+        Path, typer.Option(help="Directory for journal, spool files and report.json.")
+    ],
     listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 lets the system choose.")] = (
         "127.0.0.1:7443"
     ),
     port_file: Annotated[
         Path | None, typer.Option(help="Write the port here once listening.")
     ] = None,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Give up an unfinished session and start a new one.")
+    ] = False,
     linger: Annotated[float, typer.Option(min=0, help="Seconds to stay after the end.")] = 15.0,
     json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
     debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
 ) -> None:
-    """Run one session of a plan, then exit: 0 if it finished, 5 if it was aborted."""
+    """Run one session of a plan, then exit: 0 if it finished, 5 if it was aborted.
+
+    Started again with the same --state after a crash or a stop, it resumes the session.
+    """
     configure_logs(as_json=json_logs, debug=debug)
     check_address("--listen", listen)
     plan = load_plan(plan_file)
@@ -70,13 +82,23 @@ def serve(
     except OSError as error:
         raise InputError(f"{state}: cannot be made: {error.strerror}") from error
     observe = log_observer(role="aggregator")
+    journal = Journal(state / JOURNAL_FILE)
+    if abandon and journal.session is not None:
+        say(f"gave up the unfinished session {journal.session.session_id.hex()[:16]}")
+        journal.end("abandoned")
     coordinator = Coordinator(
         plan,
         key,
         directory=state / "spool",
         randomness=SystemRandomness(),
         observer=observe,
+        journal=journal,
     )
+    if coordinator.replayed:
+        say(
+            f"resuming session {coordinator.session_id.hex()[:16]} in round "
+            f"{coordinator.round_name} of task {coordinator.position[0]}"
+        )
     server_tls = ServerTls(tls.certificate, tls.key, tls.authority)
     with AggregatorServer(coordinator, address=listen, tls=server_tls) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,8 +113,10 @@ def serve(
         ended = server.run(linger=linger)
     _write_report(state / "report.json", coordinator)
     if not ended:
-        say("stopped before the session was over")
+        say("stopped before the session was over; the same command resumes it")
         raise typer.Exit(130)
+    coordinator.retire()
+    journal.close()
     coordinator.raise_if_aborted()
     say(f"session finished: {len(coordinator.records)} sums opened and merged")
 
@@ -106,3 +130,32 @@ def _write_report(path: Path, coordinator: Coordinator) -> None:
         "aborted": last.reason.name if isinstance(last, Aborted) else None,
     }
     path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+@app.command("log")
+def log(
+    state: Annotated[Path, typer.Option(help="Directory of `aggregator serve`.")],
+) -> None:
+    """List what the journal holds as JSON lines, and check that no entry is missing or altered."""
+    path = state / JOURNAL_FILE
+    if not path.exists():
+        raise InputError(f"{path}: no such journal")
+    journal = Journal(path)
+    for session in journal.sessions():
+        count = journal.check(session)
+        header = {
+            "session": session.session_id.hex(),
+            "plan": format_digest(session.plan_digest),
+            "outcome": session.outcome,
+            "inputs": count,
+        }
+        typer.echo(json.dumps(header))
+        for entry in journal.inputs(session):
+            row = {
+                "input": entry.number,
+                "at": datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(),
+                "kind": entry.kind.name.lower(),
+                "sha256": entry.digest.hex(),
+            }
+            typer.echo(json.dumps(row))
+    journal.close()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from collabedit.aggregator import states as a
-from collabedit.aggregator.coordinator import NO_CHAIN, NO_SESSION, Coordinator
+from collabedit.aggregator.admission import NO_CHAIN, NO_SESSION
+from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.opening import OpenedTask, open_and_merge
 from collabedit.aggregator.tiles import TileStore
 from collabedit.crypto.ring import to_bytes
@@ -286,7 +287,7 @@ def test_opening_gives_the_exact_sum(tmp_path: Path) -> None:
     assert repr(outcome.bundle[:8]) not in repr(outcome)
 
 
-def test_a_tampered_sum_refuses_to_merge_and_says_which_layer(tmp_path: Path) -> None:
+def test_an_altered_spool_is_noticed_before_its_sum_is_merged(tmp_path: Path) -> None:
     _, state, store = opening(tmp_path)
     path = tmp_path / "task-0" / "party-1.tiles"
     data = bytearray(path.read_bytes())
@@ -294,14 +295,17 @@ def test_a_tampered_sum_refuses_to_merge_and_says_which_layer(tmp_path: Path) ->
     path.write_bytes(data)
     outcome = open_and_merge(state, store)
     assert isinstance(outcome, a.MergeRefused)
-    assert outcome.reason is AbortReason.MERGE_FAILED
-    assert outcome.detail.startswith("layer 0:")
+    assert outcome.reason is AbortReason.INTERNAL
+    assert "contribution of party 1" in outcome.detail
 
 
 def test_masks_of_another_survivor_set_refuse_to_merge(tmp_path: Path) -> None:
     _, state, store = opening(tmp_path)
     wrong = dataclasses.replace(state, masks=state.masks[1:])
-    assert isinstance(open_and_merge(wrong, store), a.MergeRefused)
+    outcome = open_and_merge(wrong, store)
+    assert isinstance(outcome, a.MergeRefused)
+    assert outcome.reason is AbortReason.MERGE_FAILED
+    assert outcome.detail.startswith("layer 0:")
 
 
 def test_a_spool_that_is_gone_ends_the_session_with_a_reason(tmp_path: Path) -> None:

@@ -27,9 +27,11 @@ EXPECTED: dict[type[CollabEditError], grpc.StatusCode] = {
     errors.UnexpectedMessageError: STATUS.FAILED_PRECONDITION,
     errors.MalformedMessageError: STATUS.INVALID_ARGUMENT,
     errors.SessionAbortedError: STATUS.FAILED_PRECONDITION,
-    errors.TransportError: STATUS.RESOURCE_EXHAUSTED,
+    errors.TransportError: STATUS.INTERNAL,
     errors.AcceptanceError: STATUS.INTERNAL,
     RefusalError: STATUS.FAILED_PRECONDITION,
+    errors.StorageError: STATUS.RESOURCE_EXHAUSTED,
+    errors.JournalError: STATUS.RESOURCE_EXHAUSTED,
     service._PermissionError: STATUS.PERMISSION_DENIED,
 }
 

@@ -9,7 +9,7 @@ from collabedit.aggregator.tiles import TileStore
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import Ring, RingArray, to_bytes
-from collabedit.errors import MalformedMessageError, TransportError, UnexpectedMessageError
+from collabedit.errors import MalformedMessageError, StorageError, UnexpectedMessageError
 from collabedit.exchange import Tile, TileLayout, decode_frame, encode_frame, tiles_root
 from collabedit.ids import PartyId
 
@@ -25,6 +25,7 @@ def tile(index: int, payload: bytes | None = None) -> Tile:
 def fill(store: TileStore, party: PartyId, vector: RingArray) -> None:
     for index in range(LAYOUT.tiles):
         store.put(party, tile(index, bytes(to_bytes(vector[LAYOUT.bounds(index)]))))
+    store.settle(party)
 
 
 def vector(seed: int) -> RingArray:
@@ -41,6 +42,7 @@ def test_tiles_in_any_order_give_the_root_and_the_sum(store: TileStore) -> None:
     for index in (2, 0, 1):
         store.put(ONE, tile(index, bytes(to_bytes(one[LAYOUT.bounds(index)]))))
     fill(store, TWO, two)
+    store.settle(ONE)
     digests = [tile(i, bytes(to_bytes(one[LAYOUT.bounds(i)]))).digest for i in range(3)]
     assert store.root(ONE) == tiles_root(digests)
     total = store.open_sum([TWO, ONE], ring=Ring.Z64, masks=())
@@ -100,7 +102,7 @@ def test_spool_files_are_the_owners_alone(store: TileStore, tmp_path: Path) -> N
 def test_a_directory_that_is_a_file_is_a_disk_error(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("in the way")
     store = TileStore(tmp_path / "spool" / "task-0", LAYOUT)
-    with pytest.raises(TransportError, match="cannot store a tile"):
+    with pytest.raises(StorageError, match="cannot store a tile"):
         store.put(ONE, tile(0))
     assert store.root(ONE) is None
 
@@ -111,7 +113,7 @@ def test_a_directory_that_vanishes_is_a_disk_error_not_a_hole(
     store.put(ONE, tile(0))
     for path in (tmp_path / "spool" / "task-0").iterdir():
         path.unlink()
-    with pytest.raises(TransportError, match="cannot store a tile"):
+    with pytest.raises(StorageError, match="cannot store a tile"):
         store.put(ONE, tile(1))
     assert store.root(ONE) is None
 
@@ -135,13 +137,13 @@ def test_a_damaged_contribution_is_a_disk_error(
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[: 100 if damage == "short" else 0])
-    with pytest.raises(TransportError, match="gone or damaged"):
+    with pytest.raises(StorageError, match="gone or damaged"):
         store.open_sum([ONE], ring=Ring.Z64, masks=())
 
 
 def test_a_full_disk_is_an_error(store: TileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.pwrite", lambda _file, data, _offset: len(data) - 1)
-    with pytest.raises(TransportError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         store.put(ONE, tile(0))
     monkeypatch.undo()
     store.put(ONE, tile(0))

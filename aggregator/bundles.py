@@ -1,0 +1,113 @@
+"""Released updates on disk: written before anybody hears of them, read by every download."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from collabedit.errors import StorageError, UnexpectedMessageError
+from collabedit.ids import TaskIndex
+
+CHUNK_BYTES = 1 << 20
+
+
+class Bundles:
+    """The update bundles of one session.
+
+    Args:
+        directory: of the session's files.
+        is_durable: whether a bundle must survive a crash of the machine.
+    """
+
+    def __init__(self, directory: Path, *, is_durable: bool) -> None:
+        self._directory = directory
+        self._is_durable = is_durable
+        self._released: set[TaskIndex] = set()
+
+    def spool(self, task: TaskIndex) -> Path:
+        """Return the directory of a task's uploads."""
+        return self._directory / f"task-{task}"
+
+    def _path(self, task: TaskIndex) -> Path:
+        return self._directory / f"task-{task}.update"
+
+    def store(self, task: TaskIndex, bundle: bytes) -> None:
+        """Write a bundle, whole or not at all. It can be read once it is released.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        path = self._path(task)
+        partial = path.with_suffix(".partial")
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                stream.write(bundle)
+                stream.flush()
+                if self._is_durable:
+                    os.fsync(stream.fileno())
+            partial.replace(path)
+            if self._is_durable:
+                descriptor = os.open(self._directory, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        except OSError as error:
+            raise StorageError(
+                f"cannot store an update under {self._directory}: {error.strerror}"
+            ) from error
+
+    def release(self, task: TaskIndex) -> None:
+        """Let a stored bundle be read."""
+        self._released.add(task)
+
+    def check(self, task: TaskIndex, digest: bytes) -> None:
+        """Check that a stored bundle is what was released.
+
+        Raises:
+            StorageError: it is gone or damaged.
+        """
+        try:
+            with self._path(task).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").digest()
+        except OSError as error:
+            raise StorageError(f"{self._path(task)}: {error.strerror}") from error
+        if found != digest:
+            raise StorageError(f"{self._path(task)}: is not the update that was released")
+
+    def chunks(self, task: TaskIndex) -> Iterator[bytes]:
+        """Read a released bundle piece by piece.
+
+        Raises:
+            UnexpectedMessageError: the task isn't released.
+            StorageError: the file cannot be read.
+        """
+        if task not in self._released:
+            raise UnexpectedMessageError(f"the update of task {task} is not released")
+        return self._read(self._path(task))
+
+    def _read(self, path: Path) -> Iterator[bytes]:
+        try:
+            with path.open("rb") as stream:
+                while chunk := stream.read(CHUNK_BYTES):
+                    yield chunk
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def clear(self) -> None:
+        """Remove every file of a session, this one's or an earlier one's."""
+        self._released.clear()
+        for path in self._directory.glob("task-*"):
+            with contextlib.suppress(OSError):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+    def clear_spools(self, before: TaskIndex) -> None:
+        """Remove uploads that a crash left behind, of all tasks before `before`."""
+        for task in range(before):
+            shutil.rmtree(self.spool(TaskIndex(task)), ignore_errors=True)
