@@ -160,7 +160,9 @@ def certificate_name(pem: bytes) -> str:
     if len(names) != 1:
         raise KeyFileError(f"the certificate has {len(names)} common names instead of one")
     value = names[0].value
-    return value if isinstance(value, str) else value.decode()
+    if not isinstance(value, str):  # a bit string
+        raise KeyFileError("the certificate's common name is not text")
+    return value
 
 
 def check_certificate_pair(
@@ -265,9 +267,12 @@ def _key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _load_certificate(pem: bytes, what: str) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+        certificate = x509.load_pem_x509_certificate(pem)
+        # Parsed on first use only: asked for here, so that what is malformed is found here.
+        _ = certificate.subject, certificate.issuer, certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise KeyFileError(f"{what} is not a certificate in PEM form") from error
+    return certificate
 
 
 def _load_key(pem: bytes, what: str) -> PrivateKeyTypes:

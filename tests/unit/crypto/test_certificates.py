@@ -1,9 +1,11 @@
+import base64
 import datetime as dt
 import ssl
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from collabedit.crypto.certificates import (
@@ -178,3 +180,15 @@ def test_a_certificate_without_a_name_is_refused() -> None:
     )
     with pytest.raises(KeyFileError, match="0 common names"):
         certificate_name(nameless.public_bytes(Encoding.PEM))
+
+
+def test_a_certificate_with_a_malformed_name_is_refused() -> None:
+    der = x509.load_pem_x509_certificate(CA.certificate_pem).public_bytes(Encoding.DER)
+    text_tag = b"\x55\x04\x03\x0c"  # id-at-commonName and the tag of its UTF8String
+    at = der.rindex(text_tag) + 3
+    altered = base64.encodebytes(der[:at] + b"\xeb" + der[at + 1 :])
+    pem = b"-----BEGIN CERTIFICATE-----\n" + altered + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(KeyFileError, match="not a certificate"):
+        certificate_name(pem)
+    with pytest.raises(KeyFileError, match="not a certificate"):
+        check(authority=pem)
