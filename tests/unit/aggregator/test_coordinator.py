@@ -304,7 +304,7 @@ def test_masks_of_another_survivor_set_refuse_to_merge(tmp_path: Path) -> None:
     wrong = dataclasses.replace(state, masks=state.masks[1:])
     outcome = open_and_merge(wrong, store)
     assert isinstance(outcome, a.MergeRefused)
-    assert outcome.reason is AbortReason.MERGE_FAILED
+    assert outcome.reason is AbortReason.BOUNDS_EXCEEDED
     assert outcome.detail.startswith("layer 0:")
 
 
