@@ -64,30 +64,31 @@ def plan_text(
     *,
     identities: dict[PartyId, SigningKey],
     layers: int = 1,
+    mapped: int = MAPPED,
+    outputs: int = OUTPUTS,
+    edits_each: int = EDITS_EACH,
     **changes: object,
 ) -> str:
     """TOML of a plan; `changes` replace `section__field` values."""
     values: dict[str, object] = {
         "threshold": minimum_threshold(parties),
-        "capacity": parties * EDITS_EACH + 8,
+        "capacity": parties * edits_each + 8,
         "ring_bits": 64,
         "fractional_bits": 40,
         "magnitude_bound": 10000.0,
         "tile_bytes": 4096,
         "statistics": '"sketch"',
-        "key_energy": 100.0,
-        "residual_energy": 10000.0,
         "schedule": '"sequential"',
         **changes,
     }
     listed = "\n".join(
-        f'[[federation.parties]]\nname = "party-{i}"\nmax_edits = {EDITS_EACH}\n'
+        f'[[federation.parties]]\nname = "party-{i}"\nmax_edits = {edits_each}\n'
         f'identity = "{identities[PartyId(i)].verify_key.to_bytes().hex()}"'
         for i in range(1, parties + 1)
     )
     edited = "\n".join(
-        f"[[editing.layers]]\nindex = {i}\ninputs = {MAPPED}\noutputs = {OUTPUTS}\n"
-        f"mapped = {MAPPED}"
+        f"[[editing.layers]]\nindex = {i}\ninputs = {mapped}\noutputs = {outputs}\n"
+        f"mapped = {mapped}"
         for i in range(layers)
     )
     digest = "sha256:" + "ab" * 32
@@ -130,23 +131,35 @@ fractional_bits = {values["fractional_bits"]}
 magnitude_bound = {values["magnitude_bound"]}
 tile_bytes = {values["tile_bytes"]}
 test_matrix_seed = "{"00" * 32}"
-[bounds]
-key_energy = {values["key_energy"]}
-residual_energy = {values["residual_energy"]}
 """
 
 
 def build_federation(
-    parties: int, *, layers: int = 1, seed: int = 0, **changes: object
+    parties: int,
+    *,
+    layers: int = 1,
+    seed: int = 0,
+    mapped: int = MAPPED,
+    outputs: int = OUTPUTS,
+    edits_each: int = EDITS_EACH,
+    **changes: object,
 ) -> TestFederation:
     identities = {PartyId(i): SigningKey.from_seed(bytes([i + 1]) * 32) for i in range(parties + 1)}
-    text = plan_text(parties, identities=identities, layers=layers, **changes)
+    text = plan_text(
+        parties,
+        identities=identities,
+        layers=layers,
+        mapped=mapped,
+        outputs=outputs,
+        edits_each=edits_each,
+        **changes,
+    )
     plan = parse_plan(text, source="test plan")
     rng = np.random.default_rng(seed)
     edits = {
         (party, TaskIndex(task)): (
-            rng.normal(size=(MAPPED, EDITS_EACH)) * 0.4,
-            rng.normal(size=(OUTPUTS, EDITS_EACH)) * 3,
+            rng.normal(size=(mapped, edits_each)) * 0.4,
+            rng.normal(size=(outputs, edits_each)) * 3,
         )
         for task in range(layers)
         for party in plan.party_ids
