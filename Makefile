@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow check format protos bench clean
+.PHONY: help demo test test-slow check format protos bench dropout-matrix lie-table clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -16,6 +16,8 @@ help:
 	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh"
 	@echo "make protos     regenerate proto/v1 from the .proto files"
 	@echo "make bench      benchmarks, JSON under out/bench"
+	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
+	@echo "make lie-table  try every lie of a coordinator or a party, and say what refused it"
 
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,6 +62,13 @@ protos: $(VENV)/.dev
 bench: $(VENV)/.dev
 	mkdir -p out/bench
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# Cells are processes already: more threads in each would only be in each other's way.
+dropout-matrix: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.dropout_matrix
+
+lie-table: $(VENV)/.dev
+	$(BIN)/python -m tests.audit.lie_table
 
 clean:
 	rm -rf $(VENV) out .cache build dist

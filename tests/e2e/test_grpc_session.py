@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
+from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.certificates import create_authority
 from collabedit.crypto.ring import to_bytes
 from collabedit.errors import (
@@ -19,7 +20,11 @@ from collabedit.errors import (
 )
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Plan, Timing
+from collabedit.proto.codec import encode_packet
+from collabedit.proto.envelope import sign_message
+from collabedit.proto.messages import Advertise, Packet
 from tests.support.federations import TestFederation, build_federation
+from tests.support.lies import Refusal
 from tests.support.networks import Network, client_tls
 
 
@@ -106,7 +111,13 @@ def test_an_overflow_refuses_at_the_party_and_the_others_go_on(tmp_path: Path) -
     assert_parity(network, 1, 0, {1, 3, 4, 5})
 
 
-def test_a_certificate_of_another_authority_is_named(tmp_path: Path) -> None:
+@pytest.mark.lie(
+    role="party",
+    lie="comes with a certificate of another authority",
+    round="any",
+    refused_by="TransportError",
+)
+def test_a_certificate_of_another_authority_is_named(tmp_path: Path, refusal: Refusal) -> None:
     network = Network(with_timing(build_federation(3), join=1.0), tmp_path)
     coordinator = network.coordinator()
     stranger = create_authority("somebody else")
@@ -128,7 +139,7 @@ def test_a_certificate_of_another_authority_is_named(tmp_path: Path) -> None:
             PartyId(1), network.channel(PartyId(1), server.port, tls=tls, patience=1.5)
         )
         thread.join(20)
-        assert isinstance(network.errors[PartyId(1)], TransportError)
+        refusal(network.errors[PartyId(1)])
     assert not [event for event, _ in network.events if event == "joined"]
 
 
@@ -156,6 +167,101 @@ def test_a_certificate_of_another_party_is_refused(tmp_path: Path) -> None:
             error = network.errors.pop(PartyId(1))
             assert isinstance(error, ProtocolError)
             assert said in str(error)
+
+
+def refused_call(
+    network: Network,
+    coordinator: Coordinator,
+    method: str,
+    data: bytes,
+    *,
+    certificate: str,
+) -> str:
+    """Make one call under this certificate; return the status that refuses it."""
+    tls = client_tls(network.authority, certificate)
+    credentials = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
+    options = [("grpc.ssl_target_name_override", "aggregator")]
+    with (
+        network.server(coordinator) as server,
+        grpc.secure_channel(f"127.0.0.1:{server.port}", credentials, options) as raw,
+    ):
+        if method == "Upload":
+            upload: grpc.StreamUnaryMultiCallable[bytes, bytes] = raw.stream_unary(
+                "/collabedit.v1.Data/Upload"
+            )
+            metadata = (("session-id", coordinator.session_id.hex()), ("task", "0"))
+            with pytest.raises(grpc.RpcError) as caught:
+                upload(iter([data]), metadata=metadata, timeout=10)
+        else:
+            unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = raw.unary_unary(
+                f"/collabedit.v1.Coordination/{method}"
+            )
+            with pytest.raises(grpc.RpcError) as caught:
+                unary(data, timeout=10)
+    return caught.value.code().name
+
+
+@pytest.mark.lie(
+    role="party",
+    lie="delivers another party's signed message over its own connection",
+    round="any",
+    refused_by="PERMISSION_DENIED",
+)
+def test_a_message_of_another_party_than_the_certificate_names_is_refused(
+    tmp_path: Path, refusal: Refusal
+) -> None:
+    network = Network(with_timing(build_federation(3)), tmp_path)
+    coordinator = network.coordinator()
+    # Rightly signed by party 1: only the connection is party 2's.
+    envelope = sign_message(
+        Advertise(bytes([1]) * 32, bytes([2]) * 32),
+        context=coordinator._setup.context,
+        sender=PartyId(1),
+        key=network.federation.identities[PartyId(1)],
+    )
+    data = encode_packet(Packet(envelope))
+    refusal(refused_call(network, coordinator, "Deliver", data, certificate="party-2"))
+    assert coordinator.waiting_for == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(
+            "Deliver",
+            marks=pytest.mark.lie(
+                role="party",
+                lie="delivers without a party's certificate",
+                round="any",
+                refused_by="PERMISSION_DENIED",
+            ),
+        ),
+        pytest.param(
+            "Collect",
+            marks=pytest.mark.lie(
+                role="party",
+                lie="reads a mailbox without a party's certificate",
+                round="any",
+                refused_by="PERMISSION_DENIED",
+            ),
+        ),
+        pytest.param(
+            "Upload",
+            marks=pytest.mark.lie(
+                role="party",
+                lie="uploads without a party's certificate",
+                round="r3",
+                refused_by="PERMISSION_DENIED",
+            ),
+        ),
+    ],
+)
+def test_whoever_is_no_party_is_refused_every_method(
+    method: str, tmp_path: Path, refusal: Refusal
+) -> None:
+    network = Network(with_timing(build_federation(3)), tmp_path)
+    coordinator = network.coordinator()
+    refusal(refused_call(network, coordinator, method, b"anything", certificate="nobody"))
 
 
 def test_another_plan_is_refused_with_both_digests(tmp_path: Path) -> None:

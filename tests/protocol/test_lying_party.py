@@ -24,6 +24,7 @@ from collabedit.proto.codec import decode_body, encode_body
 from collabedit.proto.statements import share_associated_data
 from tests.protocol.stage import FIRST, Session, instead_of, kind_of, parties, plain_sum
 from tests.support.federations import TestFederation, build_federation
+from tests.support.lies import Refusal
 from tests.support.randomness import InsecureTestRandomness
 
 LIAR = PartyId(2)
@@ -59,7 +60,8 @@ def assert_goes_on(session: Session, survivors: frozenset[PartyId]) -> None:
         assert isinstance(session.states[party], s.Completed), session.states[party]
 
 
-def assert_nothing_opened(session: Session, reason: AbortReason) -> None:
+def assert_nothing_opened(session: Session, reason: AbortReason) -> AbortReason:
+    """Everybody aborted for this reason, which is returned, and no sum was opened."""
     state = session.coordinator.state
     assert isinstance(state, a.Aborted)
     assert state.reason is reason
@@ -68,6 +70,7 @@ def assert_nothing_opened(session: Session, reason: AbortReason) -> None:
         held = session.states[party]
         assert isinstance(held, s.Aborted)
         assert held.reason is reason
+    return state.reason
 
 
 def lie(
@@ -86,6 +89,12 @@ def lie(
 # r0.
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="advertises a low-order or non-canonical point",
+    round="r0",
+    refused_by="INVALID_PUBLIC_KEY",
+)
 @pytest.mark.parametrize(
     "key",
     [bytes(32), (1).to_bytes(32, "little"), b"\xff" * 32, (2**255 - 19 + 9).to_bytes(32, "little")],
@@ -93,7 +102,7 @@ def lie(
 )
 @pytest.mark.parametrize("which", ["mask_public", "seal_public"])
 def test_an_unusable_key_drops_its_owner(
-    key: bytes, which: str, federation: TestFederation, tmp_path: Path
+    key: bytes, which: str, federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
 
@@ -106,11 +115,18 @@ def test_an_unusable_key_drops_its_owner(
     session.run()
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR) == [AbortReason.INVALID_PUBLIC_KEY]
+    refusal(*session.reasons(LIAR))
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="advertises another party's key, or one key twice",
+    round="r0",
+    refused_by="INVALID_PUBLIC_KEY",
+)
 @pytest.mark.parametrize("same", ["own", "another party's"])
 def test_a_repeated_key_drops_whoever_repeats_it(
-    same: str, federation: TestFederation, tmp_path: Path
+    same: str, federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
     seen: list[m.Advertise] = []
@@ -129,21 +145,35 @@ def test_a_repeated_key_drops_whoever_repeats_it(
     session.run()
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR) == [AbortReason.INVALID_PUBLIC_KEY]
+    refusal(*session.reasons(LIAR))
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="advertises a key of a wrong length",
+    round="r0",
+    refused_by="MalformedMessageError",
+)
 def test_a_key_of_a_wrong_length_drops_its_owner(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = lie(federation, tmp_path, m.Advertise, m.Advertise(bytes(31), bytes(range(32))))
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR) == ["MalformedMessageError"]
+    refusal(*session.reasons(LIAR))
 
 
 # r1.
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="shares with an outsider instead of a party of the roster",
+    round="r1",
+    refused_by="MALFORMED_MESSAGE",
+)
 def test_shares_for_the_wrong_parties_drop_their_sender(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
 
@@ -157,11 +187,18 @@ def test_shares_for_the_wrong_parties_drop_their_sender(
     session.run()
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR) == [AbortReason.MALFORMED_MESSAGE]
+    refusal(*session.reasons(LIAR))
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="sends other sealed shares than the signed ones",
+    round="r1",
+    refused_by="DIGEST_MISMATCH",
+)
 @pytest.mark.parametrize("how", ["changed", "missing", "surplus", "swapped"])
 def test_attachments_that_are_not_the_signed_ones_drop_their_sender(
-    how: str, federation: TestFederation, tmp_path: Path
+    how: str, federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     def make(packet: m.Packet) -> m.Packet:
         first, *rest = packet.attachments
@@ -176,10 +213,14 @@ def test_attachments_that_are_not_the_signed_ones_drop_their_sender(
     session = Session(federation, tmp_path, alter=instead_of(LIAR, m.ShareKeys, make)).run()
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR) == [AbortReason.DIGEST_MISMATCH]
+    refusal(*session.reasons(LIAR))
 
 
+@pytest.mark.lie(
+    role="party", lie="seals junk for another party", round="r1", refused_by="INVALID_SEAL"
+)
 def test_a_share_that_does_not_open_costs_its_receiver_only_and_names_the_sender(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
 
@@ -197,6 +238,7 @@ def test_a_share_that_does_not_open_costs_its_receiver_only_and_names_the_sender
     victim = session.states[PartyId(1)]
     assert isinstance(victim, s.Aborted)
     assert (victim.reason, victim.culprit) == (AbortReason.INVALID_SEAL, LIAR)
+    refusal(victim.reason)
     assert session.survivors == parties(2, 3, 4, 5)
     np.testing.assert_array_equal(session.sums[FIRST], plain_sum(federation, session.survivors))
 
@@ -207,33 +249,68 @@ def test_a_share_that_does_not_open_costs_its_receiver_only_and_names_the_sender
 @pytest.mark.parametrize(
     ("changed", "reason", "survivors"),
     [
-        (m.Confirm(bytes(32)), AbortReason.ROSTER_FORK, HONEST),
-        (
+        pytest.param(
+            m.Confirm(bytes(32)),
+            AbortReason.ROSTER_FORK,
+            HONEST,
+            marks=pytest.mark.lie(
+                role="party",
+                lie="confirms another roster than it was shown",
+                round="r2",
+                refused_by="ROSTER_FORK",
+            ),
+        ),
+        pytest.param(
             m.ConfirmSurvivors(bytes(32)),
             AbortReason.SURVIVOR_FORK,
             HONEST | {LIAR},
+            marks=pytest.mark.lie(
+                role="party",
+                lie="confirms other survivors than it was shown",
+                round="r4",
+                refused_by="SURVIVOR_FORK",
+            ),
         ),
-        (m.VerifyUpdate(bytes(32), bytes(32)), AbortReason.UPDATE_FORK, HONEST | {LIAR}),
+        pytest.param(
+            m.VerifyUpdate(bytes(32), bytes(32)),
+            AbortReason.UPDATE_FORK,
+            HONEST | {LIAR},
+            marks=pytest.mark.lie(
+                role="party",
+                lie="states another update than was released",
+                round="r6",
+                refused_by="UPDATE_FORK",
+            ),
+        ),
     ],
     ids=["r2", "r4", "r6"],
 )
 def test_another_transcript_drops_its_signer(
+    *,
     changed: m.Message,
     reason: AbortReason,
     survivors: frozenset[PartyId],
     federation: TestFederation,
     tmp_path: Path,
+    refusal: Refusal,
 ) -> None:
     session = lie(federation, tmp_path, type(changed), changed)
     assert_goes_on(session, survivors)
     assert session.reasons(LIAR) == [reason]
+    refusal(*session.reasons(LIAR))
 
 
 # r3.
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="states a wrong length of its vector",
+    round="r3",
+    refused_by="MALFORMED_MESSAGE",
+)
 def test_a_wrong_element_count_drops_the_contribution(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
 
@@ -246,11 +323,18 @@ def test_a_wrong_element_count_drops_the_contribution(
     session.run()
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR) == [AbortReason.MALFORMED_MESSAGE]
+    refusal(*session.reasons(LIAR))
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="signs a wrong root or number of tiles",
+    round="r3",
+    refused_by="DIGEST_MISMATCH",
+)
 @pytest.mark.parametrize("field", ["root", "tiles"])
 def test_a_root_or_count_that_does_not_match_the_tiles_drops_the_contribution(
-    field: str, federation: TestFederation, tmp_path: Path
+    field: str, federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
 
@@ -265,11 +349,13 @@ def test_a_root_or_count_that_does_not_match_the_tiles_drops_the_contribution(
     session.run()
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR) == [AbortReason.DIGEST_MISMATCH]
+    refusal(*session.reasons(LIAR))
 
 
+@pytest.mark.lie(role="party", lie="leaves tiles out", round="r3", refused_by="MALFORMED_MESSAGE")
 @pytest.mark.parametrize("missing", [0, -1, "all"])
 def test_gaps_in_the_upload_drop_the_contribution(
-    missing: int | str, federation: TestFederation, tmp_path: Path
+    missing: int | str, federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     def frames(party: PartyId, sent: list[bytes]) -> Iterable[bytes]:
         if party != LIAR:
@@ -282,10 +368,14 @@ def test_gaps_in_the_upload_drop_the_contribution(
     session = Session(federation, tmp_path, alter_frames=frames).run()
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR) == [AbortReason.MALFORMED_MESSAGE]
+    refusal(*session.reasons(LIAR))
 
 
+@pytest.mark.lie(
+    role="party", lie="alters a tile after signing", round="r3", refused_by="DIGEST_MISMATCH"
+)
 def test_a_tile_changed_after_masking_drops_the_contribution(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     def frames(party: PartyId, sent: list[bytes]) -> Iterable[bytes]:
         if party == LIAR:
@@ -296,10 +386,17 @@ def test_a_tile_changed_after_masking_drops_the_contribution(
     session = Session(federation, tmp_path, alter_frames=frames).run()
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR) == [AbortReason.DIGEST_MISMATCH]
+    refusal(*session.reasons(LIAR))
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="sends a tile again with other bytes",
+    round="r3",
+    refused_by="MalformedMessageError",
+)
 def test_a_tile_sent_twice_with_other_bytes_keeps_the_first(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     def frames(party: PartyId, sent: list[bytes]) -> Iterable[bytes]:
         if party == LIAR:
@@ -309,10 +406,17 @@ def test_a_tile_sent_twice_with_other_bytes_keeps_the_first(
     session = Session(federation, tmp_path, alter_frames=frames).run()
     assert_goes_on(session, HONEST | {LIAR})
     assert session.reasons(LIAR) == ["MalformedMessageError"]
+    refusal(*session.reasons(LIAR))
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="uploads more after its contribution was accepted",
+    round="r3",
+    refused_by="UnexpectedMessageError",
+)
 def test_frames_after_the_contribution_was_accepted_are_refused(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
     kept: list[bytes] = []
@@ -322,14 +426,95 @@ def test_frames_after_the_contribution_was_accepted_are_refused(
             kept.extend(sent)
         elif party == 3:
             # Party 1 has contributed by now.
-            with pytest.raises(UnexpectedMessageError, match="no upload of party 1"):
+            with pytest.raises(UnexpectedMessageError, match="no upload of party 1") as caught:
                 session.coordinator.put_frame(PartyId(1), FIRST, kept[0])
+            refusal(caught.value)
         return sent
 
     session.alter_frames = frames
     session.run()
     assert kept
     assert_goes_on(session, HONEST | {LIAR})
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(
+            "changed",
+            marks=pytest.mark.lie(
+                role="party",
+                lie="uploads a tile that is not what its digest says",
+                round="r3",
+                refused_by="MalformedMessageError",
+            ),
+        ),
+        pytest.param(
+            "cut",
+            marks=pytest.mark.lie(
+                role="party",
+                lie="uploads a tile of a wrong length",
+                round="r3",
+                refused_by="MalformedMessageError",
+            ),
+        ),
+        pytest.param(
+            "beyond",
+            marks=pytest.mark.lie(
+                role="party",
+                lie="uploads a tile beyond the end of the vector",
+                round="r3",
+                refused_by="MalformedMessageError",
+            ),
+        ),
+    ],
+)
+def test_a_frame_that_is_not_a_tile_of_the_task_is_refused(
+    how: str, federation: TestFederation, tmp_path: Path, refusal: Refusal
+) -> None:
+    def frames(party: PartyId, sent: list[bytes]) -> Iterable[bytes]:
+        if party == LIAR:
+            payload = sent[0][48:]
+            made = {
+                "changed": sent[0][:-1] + bytes([sent[0][-1] ^ 1]),
+                "cut": encode_frame(0, payload[:-8]),
+                "beyond": encode_frame(len(sent), payload),
+            }
+            sent.insert(0, made[how])
+        return sent
+
+    session = Session(federation, tmp_path, alter_frames=frames).run()
+    # The honest frames that follow count.
+    assert_goes_on(session, HONEST | {LIAR})
+    assert len(session.refusals) == 1
+    refusal(*session.reasons(LIAR))
+
+
+@pytest.mark.lie(
+    role="party",
+    lie="contributes statistics that no edits have",
+    round="r3",
+    refused_by="MERGE_FAILED",
+)
+def test_statistics_that_no_edits_have_are_not_merged(
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
+) -> None:
+    session = Session(federation, tmp_path)
+
+    def make(packet: m.Packet) -> m.Packet:
+        # The sum of the Gram matrices is no longer positive semidefinite.
+        session.encoded[LIAR, FIRST] = np.negative(session.encoded[LIAR, FIRST])
+        return packet
+
+    session.alter = instead_of(LIAR, m.Advertise, make)
+    session.run()
+    state = session.coordinator.state
+    assert isinstance(state, a.Aborted)
+    # Masks hide whose statistics they are: nobody can be blamed.
+    assert state.culprit is None
+    for party in federation.plan.party_ids:
+        assert isinstance(session.states[party], s.Aborted)
+    refusal(state.reason)
 
 
 # r5.
@@ -349,6 +534,12 @@ def unmask_changed(session: Session, change: dict[PartyId, m.Share | None]) -> N
     session.alter = instead_of(LIAR, m.Unmask, make)
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="reveals the wrong kind of share, one for an outsider, or one too few",
+    round="r5",
+    refused_by="INVALID_SHARE",
+)
 @pytest.mark.parametrize(
     "change",
     [
@@ -359,16 +550,28 @@ def unmask_changed(session: Session, change: dict[PartyId, m.Share | None]) -> N
     ids=["wrong kind", "one missing", "of a stranger"],
 )
 def test_shares_that_were_not_asked_for_drop_their_sender(
-    change: dict[PartyId, m.Share | None], federation: TestFederation, tmp_path: Path
+    change: dict[PartyId, m.Share | None],
+    federation: TestFederation,
+    tmp_path: Path,
+    refusal: Refusal,
 ) -> None:
     session = Session(federation, tmp_path)
     unmask_changed(session, change)
     session.run()
     assert_goes_on(session, HONEST | {LIAR})
     assert session.reasons(LIAR) == [AbortReason.INVALID_SHARE]
+    refusal(*session.reasons(LIAR))
 
 
-def test_the_self_mask_share_of_a_dropped_party_is_refused(tmp_path: Path) -> None:
+@pytest.mark.lie(
+    role="party",
+    lie="reveals the self-mask share of a dropped party",
+    round="r5",
+    refused_by="INVALID_SHARE",
+)
+def test_the_self_mask_share_of_a_dropped_party_is_refused(
+    tmp_path: Path, refusal: Refusal
+) -> None:
     federation = build_federation(6)
     session = Session(federation, tmp_path)
     unmask_changed(session, {PartyId(6): m.SelfMaskShare(SHARE)})
@@ -384,15 +587,24 @@ def test_the_self_mask_share_of_a_dropped_party_is_refused(tmp_path: Path) -> No
     assert federation.plan.threshold == 5
     # Party 6 is gone already, so the liar's share is one too few.
     assert_nothing_opened(session, AbortReason.BELOW_THRESHOLD)
-    assert AbortReason.INVALID_SHARE in session.reasons(LIAR)
+    refusal(session.reasons(LIAR)[0])
 
 
-def test_both_kinds_of_share_for_one_owner_cannot_be_encoded(federation: TestFederation) -> None:
+@pytest.mark.lie(
+    role="party",
+    lie="reveals both kinds of share of one owner",
+    round="r5",
+    refused_by="MalformedMessageError",
+)
+def test_both_kinds_of_share_for_one_owner_cannot_be_encoded(
+    federation: TestFederation, refusal: Refusal
+) -> None:
     # The message is a mapping, and two entries of one owner do not decode.
     one = m.Unmask({PartyId(1): m.SelfMaskShare(SHARE)})
     other = m.Unmask({PartyId(1): m.MaskKeyShare(SHARE)})
-    with pytest.raises(MalformedMessageError):
+    with pytest.raises(MalformedMessageError) as caught:
         decode_body(m.KINDS[m.Unmask], encode_body(one) + encode_body(other))
+    refusal(caught.value)
 
 
 @pytest.mark.parametrize("liar", [1, 2, 5])
@@ -449,7 +661,15 @@ def test_too_few_right_shares_open_nothing(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_shares_of_a_wrong_secret_open_nothing(federation: TestFederation, tmp_path: Path) -> None:
+@pytest.mark.lie(
+    role="party",
+    lie="shared another self-mask seed than it committed to",
+    round="r5",
+    refused_by="INVALID_SHARE",
+)
+def test_shares_of_a_wrong_secret_open_nothing(
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
+) -> None:
     # Party 2 commits to one self-mask seed and shares another one.
     session = Session(federation, tmp_path)
 
@@ -461,11 +681,17 @@ def test_shares_of_a_wrong_secret_open_nothing(federation: TestFederation, tmp_p
 
     session.alter = instead_of(LIAR, m.ShareKeys, make)
     session.run()
-    assert_nothing_opened(session, AbortReason.INVALID_SHARE)
+    refusal(assert_nothing_opened(session, AbortReason.INVALID_SHARE))
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="shared another mask key than it advertised",
+    round="r5",
+    refused_by="INVALID_SHARE",
+)
 def test_shares_of_a_wrong_secret_of_a_dropped_party_open_nothing(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     # Party 2 shares another mask key than the one it advertised, and falls silent in r3.
     session = Session(federation, tmp_path)
@@ -488,7 +714,7 @@ def test_shares_of_a_wrong_secret_of_a_dropped_party_open_nothing(
 
     session.alter = alter
     session.run()
-    assert_nothing_opened(session, AbortReason.INVALID_SHARE)
+    refusal(assert_nothing_opened(session, AbortReason.INVALID_SHARE))
 
 
 # Any round.
@@ -505,9 +731,15 @@ SENT = (
 BEFORE_R4 = SENT[:4]
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="answers a second time, differently",
+    round="any",
+    refused_by="UnexpectedMessageError",
+)
 @pytest.mark.parametrize("message", SENT, ids=lambda kind: kind.__name__)
 def test_a_second_different_answer_does_not_replace_the_first(
-    message: type[m.Message], federation: TestFederation, tmp_path: Path
+    message: type[m.Message], federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
     others: dict[type[m.Message], m.Message] = {
@@ -527,6 +759,7 @@ def test_a_second_different_answer_does_not_replace_the_first(
     session.run()
     assert_goes_on(session, HONEST | {LIAR})
     assert session.reasons(LIAR) == ["UnexpectedMessageError"]
+    refusal(*session.reasons(LIAR))
 
 
 @pytest.mark.parametrize("message", SENT, ids=lambda kind: kind.__name__)
@@ -540,9 +773,15 @@ def test_the_same_answer_twice_is_acknowledged_and_counts_once(
     assert not session.refusals
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="signs in another party's name",
+    round="any",
+    refused_by="InvalidSignatureError",
+)
 @pytest.mark.parametrize("message", SENT, ids=lambda kind: kind.__name__)
 def test_a_message_in_another_partys_name_is_refused_and_the_other_still_answers(
-    message: type[m.Message], federation: TestFederation, tmp_path: Path
+    message: type[m.Message], federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
 
@@ -555,9 +794,18 @@ def test_a_message_in_another_partys_name_is_refused_and_the_other_still_answers
     session.run()
     assert_goes_on(session, HONEST | {LIAR})
     assert session.reasons(5) == ["InvalidSignatureError"]
+    refusal(*session.reasons(5))
 
 
-def test_nobody_leaves_in_another_partys_name(federation: TestFederation, tmp_path: Path) -> None:
+@pytest.mark.lie(
+    role="party",
+    lie="leaves in another party's name",
+    round="any",
+    refused_by="InvalidSignatureError",
+)
+def test_nobody_leaves_in_another_partys_name(
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
+) -> None:
     session = Session(federation, tmp_path)
 
     def make(packet: m.Packet) -> Iterable[m.Packet]:
@@ -567,6 +815,7 @@ def test_nobody_leaves_in_another_partys_name(federation: TestFederation, tmp_pa
     session.alter = instead_of(LIAR, m.Confirm, make)
     session.run()
     assert_goes_on(session, HONEST | {LIAR})
+    refusal(*session.reasons(5))
 
 
 def test_an_abort_that_blames_another_party_costs_only_its_sender(
@@ -582,9 +831,15 @@ def test_an_abort_that_blames_another_party_costs_only_its_sender(
     assert_goes_on(session, HONEST)
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="comes back in a later round after it was dropped",
+    round="any",
+    refused_by="UnexpectedMessageError",
+)
 @pytest.mark.parametrize("message", BEFORE_R4, ids=lambda kind: kind.__name__)
 def test_a_party_that_was_dropped_cannot_come_back_in_a_later_round(
-    message: type[m.Message], federation: TestFederation, tmp_path: Path
+    message: type[m.Message], federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
 
@@ -603,6 +858,7 @@ def test_a_party_that_was_dropped_cannot_come_back_in_a_later_round(
     assert "UnexpectedMessageError" in session.reasons(LIAR)
     dropouts = session.coordinator.records[0].dropouts
     assert [dropout.party for dropout in dropouts] == [LIAR]
+    refusal(*session.reasons(LIAR))
 
 
 def test_messages_of_an_earlier_task_are_refused_in_the_next(tmp_path: Path) -> None:
@@ -657,8 +913,14 @@ def test_a_replay_of_a_whole_earlier_message_changes_nothing(
     assert not session.refusals
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="replays its messages of another session",
+    round="any",
+    refused_by="UnexpectedMessageError",
+)
 def test_messages_of_another_session_are_refused(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     recorded: dict[type[m.Message], m.Packet] = {}
 
@@ -678,6 +940,7 @@ def test_messages_of_another_session_are_refused(
     session.run()
     assert_goes_on(session, HONEST)
     assert session.reasons(LIAR)[0] == "UnexpectedMessageError"
+    refusal(session.reasons(LIAR)[0])
 
 
 # Leaving, and coming to the next task.
@@ -714,8 +977,14 @@ def test_a_party_that_is_silent_in_r4_is_not_waited_for_in_r5(
     assert rounds == ["r4-survivors"]
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="seals a share under the associated data of somebody else",
+    round="r1",
+    refused_by="INVALID_SEAL",
+)
 def test_a_party_whose_own_share_was_resealed_for_another_context_is_named(
-    federation: TestFederation, tmp_path: Path
+    federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     # Party 2 seals its share for party 1 under the associated data of party 3.
     session = Session(federation, tmp_path)
@@ -743,3 +1012,4 @@ def test_a_party_whose_own_share_was_resealed_for_another_context_is_named(
     victim = session.states[PartyId(1)]
     assert isinstance(victim, s.Aborted)
     assert (victim.reason, victim.culprit) == (AbortReason.INVALID_SEAL, LIAR)
+    refusal(victim.reason)

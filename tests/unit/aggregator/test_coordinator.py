@@ -30,6 +30,7 @@ from collabedit.proto.envelope import first_chain, open_envelope, sign_message
 from collabedit.proto.statements import RefusalError
 from tests.protocol.stage import FIRST, Session, instead_of, plain_sum
 from tests.support.federations import TestFederation, build_federation
+from tests.support.lies import Refusal
 from tests.support.randomness import InsecureTestRandomness
 
 ONE = PartyId(1)
@@ -98,29 +99,54 @@ def test_a_join_is_welcomed_into_the_session(coordinator: Coordinator, events: E
     assert joined == [{"party": "party-1"}]
 
 
-def test_a_join_under_another_plan_is_refused_with_both_digests(coordinator: Coordinator) -> None:
+@pytest.mark.lie(
+    role="party", lie="joins under an altered plan", round="join", refused_by="PLAN_MISMATCH"
+)
+def test_a_join_under_another_plan_is_refused_with_both_digests(
+    coordinator: Coordinator, refusal: Refusal
+) -> None:
     with pytest.raises(RefusalError) as caught:
         coordinator.welcome(join(context=replace(NOWHERE, plan_digest=b"\xab" * 32)))
+    refusal(caught.value)
     assert caught.value.reason is AbortReason.PLAN_MISMATCH
     assert "ab" * 32 in str(caught.value)
     assert PLAN.digest.hex() in str(caught.value)
 
 
+@pytest.mark.lie(
+    role="party", lie="joins without being in the plan", round="join", refused_by="UNKNOWN_PARTY"
+)
 @pytest.mark.parametrize("party", [0, 5, 999])
-def test_a_join_of_nobody_in_the_plan_is_refused(party: int, coordinator: Coordinator) -> None:
+def test_a_join_of_nobody_in_the_plan_is_refused(
+    party: int, coordinator: Coordinator, refusal: Refusal
+) -> None:
     with pytest.raises(RefusalError) as caught:
         coordinator.welcome(join(party, key=1))
+    refusal(caught.value)
     assert caught.value.reason is AbortReason.UNKNOWN_PARTY
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="joins in another party's name",
+    round="join",
+    refused_by="InvalidSignatureError",
+)
 def test_a_join_that_somebody_else_signed_is_refused(
-    coordinator: Coordinator, events: Events
+    coordinator: Coordinator, events: Events, refusal: Refusal
 ) -> None:
-    with pytest.raises(InvalidSignatureError):
+    with pytest.raises(InvalidSignatureError) as caught:
         coordinator.welcome(join(1, key=2))
+    refusal(caught.value)
     assert not [event for event, _ in events if event == "joined"]
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="replays a join of another session",
+    round="join",
+    refused_by="MalformedMessageError",
+)
 @pytest.mark.parametrize(
     "context",
     [
@@ -129,9 +155,12 @@ def test_a_join_that_somebody_else_signed_is_refused(
         replace(NOWHERE, chain=b"c" * 32),
     ],
 )
-def test_a_join_of_another_context_is_refused(context: m.Context, coordinator: Coordinator) -> None:
-    with pytest.raises(MalformedMessageError):
+def test_a_join_of_another_context_is_refused(
+    context: m.Context, coordinator: Coordinator, refusal: Refusal
+) -> None:
+    with pytest.raises(MalformedMessageError) as caught:
         coordinator.welcome(join(context=context))
+    refusal(caught.value)
 
 
 def test_another_message_than_a_join_is_not_welcomed(coordinator: Coordinator) -> None:
@@ -190,16 +219,34 @@ def test_a_poll_returns_at_once_when_there_is_something(coordinator: Coordinator
     assert coordinator.wait_mailbox(ONE, cursor=1, seconds=0.01) == ()
 
 
-def test_no_frame_is_stored_before_r3_or_for_another_task(coordinator: Coordinator) -> None:
+@pytest.mark.lie(
+    role="party",
+    lie="uploads before r3 or for another task",
+    round="r3",
+    refused_by="UnexpectedMessageError",
+)
+def test_no_frame_is_stored_before_r3_or_for_another_task(
+    coordinator: Coordinator, refusal: Refusal
+) -> None:
     frame = encode_frame(0, bytes(TileLayout.of(PLAN, FIRST).tile_bytes(0)))
     for task in (0, 1):
-        with pytest.raises(UnexpectedMessageError, match="no upload"):
+        with pytest.raises(UnexpectedMessageError, match="no upload") as caught:
             coordinator.put_frame(ONE, TaskIndex(task), frame)
+        refusal(caught.value)
 
 
-def test_an_update_that_is_not_released_cannot_be_fetched(coordinator: Coordinator) -> None:
-    with pytest.raises(UnexpectedMessageError, match="not released"):
+@pytest.mark.lie(
+    role="party",
+    lie="fetches an update before it is released",
+    round="r6",
+    refused_by="UnexpectedMessageError",
+)
+def test_an_update_that_is_not_released_cannot_be_fetched(
+    coordinator: Coordinator, refusal: Refusal
+) -> None:
+    with pytest.raises(UnexpectedMessageError, match="not released") as caught:
         coordinator.bundle(FIRST)
+    refusal(caught.value)
 
 
 def test_closing_without_answers_aborts_and_everything_after_is_refused(
@@ -304,9 +351,8 @@ def test_masks_of_another_survivor_set_refuse_to_merge(tmp_path: Path) -> None:
     wrong = dataclasses.replace(state, masks=state.masks[1:])
     outcome = open_and_merge(wrong, store)
     assert isinstance(outcome, a.MergeRefused)
-    # What a mask is left on is uniformly random, and almost surely beyond what four parties send.
-    assert outcome.reason is AbortReason.BOUNDS_EXCEEDED
-    assert "add up to" in outcome.detail
+    assert outcome.reason is AbortReason.MERGE_FAILED
+    assert outcome.detail.startswith("layer 0:")
 
 
 def test_a_spool_that_is_gone_ends_the_session_with_a_reason(tmp_path: Path) -> None:

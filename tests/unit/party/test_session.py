@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from collabedit.aggregator import opening
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import (
@@ -32,6 +33,7 @@ from collabedit.proto.envelope import sign_message
 from collabedit.sketch import LowRankUpdate
 from tests.protocol.stage import kind_of
 from tests.support.federations import TestFederation, build_federation
+from tests.support.lies import Refusal
 from tests.support.loopback import LoopbackChannel, driven
 from tests.support.networks import MatrixEditor
 from tests.support.randomness import InsecureTestRandomness
@@ -257,8 +259,50 @@ def test_a_silent_aggregator_is_given_up_after_the_plans_time(
 # The welcome.
 
 
-@pytest.mark.parametrize("how", ["forged", "of a party", "another kind", "another session"])
-def test_a_welcome_that_is_not_the_aggregators_is_refused(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(
+            "forged",
+            marks=pytest.mark.lie(
+                role="party",
+                lie="welcomes others in the name of the aggregator",
+                round="join",
+                refused_by="InvalidSignatureError",
+            ),
+        ),
+        pytest.param(
+            "of a party",
+            marks=pytest.mark.lie(
+                role="aggregator",
+                lie="has a party welcome the others in its own name",
+                round="join",
+                refused_by="MalformedMessageError",
+            ),
+        ),
+        pytest.param(
+            "another kind",
+            marks=pytest.mark.lie(
+                role="aggregator",
+                lie="answers a join with another message",
+                round="join",
+                refused_by="MalformedMessageError",
+            ),
+        ),
+        pytest.param(
+            "another session",
+            marks=pytest.mark.lie(
+                role="aggregator",
+                lie="welcomes into another session than it signed",
+                round="join",
+                refused_by="MalformedMessageError",
+            ),
+        ),
+    ],
+)
+def test_a_welcome_that_is_not_the_aggregators_is_refused(
+    how: str, tmp_path: Path, refusal: Refusal
+) -> None:
     room = Room(build_federation(3), tmp_path)
     identities = room.federation.identities
 
@@ -282,8 +326,9 @@ def test_a_welcome_that_is_not_the_aggregators_is_refused(how: str, tmp_path: Pa
     room.channels[ONE].welcomed = welcomed
     member = Member(room.federation.plan, ONE, identities[ONE], SystemRandomness())
     expected = InvalidSignatureError if how == "forged" else MalformedMessageError
-    with pytest.raises(expected):
+    with pytest.raises(expected) as caught:
         run_session(member, room.channels[ONE], room.editors[ONE])
+    refusal(caught.value)
     # Nobody is told farewell who has not shown who it is.
     assert not room.channels[ONE].delivered
     assert room.channels[ONE].closed
@@ -329,6 +374,25 @@ def test_an_update_larger_than_the_plan_allows_is_not_taken(tmp_path: Path) -> N
     assert room.editors[ONE].rolled_back
     assert not room.editors[ONE].applied
     assert not room.errors
+
+
+@pytest.mark.lie(
+    role="aggregator",
+    lie="releases the same bytes to everybody, and they are no update",
+    round="r6",
+    refused_by="MalformedMessageError",
+)
+def test_bytes_that_are_no_update_change_no_weight(
+    tmp_path: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All parties fetch the same and sign the same: only parsing can tell.
+    monkeypatch.setattr(opening, "encode_bundle", lambda _updates: b"CEB1 and so on")
+    room = Room(build_federation(3), tmp_path).run()
+    assert set(room.errors) == {1, 2, 3}
+    refusal(*room.errors.values())
+    for editor in room.editors.values():
+        assert editor.rolled_back
+        assert not editor.applied
 
 
 @dataclass

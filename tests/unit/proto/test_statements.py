@@ -28,6 +28,7 @@ from collabedit.proto.statements import (
     share_associated_data,
     survivor_transcript,
 )
+from tests.support.lies import Refusal
 
 KEYS = {PartyId(i): SigningKey.from_seed(bytes([i + 1]) * 32) for i in range(6)}
 CONTEXT = m.Context(b"p" * 32, b"s" * 32, TaskIndex(3), b"c" * 32)
@@ -57,7 +58,7 @@ def opened(
     )
 
 
-def refusal(*envelopes: m.Envelope) -> tuple[AbortReason, PartyId | None]:
+def refused(*envelopes: m.Envelope) -> tuple[AbortReason, PartyId | None]:
     with pytest.raises(RefusalError) as caught:
         opened(*envelopes)
     return caught.value.reason, caught.value.culprit
@@ -68,17 +69,28 @@ def test_a_list_opens_to_its_statements() -> None:
 
 
 def test_each_rule_of_a_list_has_its_reason_and_blames_the_relay() -> None:
-    assert refusal(*LISTED, signed(5, CONFIRM)) == (AbortReason.UNKNOWN_PARTY, AGGREGATOR)
-    assert refusal(*LISTED, LISTED[0]) == (AbortReason.REPEATED_PARTY, AGGREGATOR)
-    assert refusal(*LISTED, signed(4, CONFIRM, key=1)) == (
+    assert refused(*LISTED, signed(5, CONFIRM)) == (AbortReason.UNKNOWN_PARTY, AGGREGATOR)
+    assert refused(*LISTED, signed(4, CONFIRM, key=1)) == (
         AbortReason.INVALID_SIGNATURE,
         AGGREGATOR,
     )
-    assert refusal(*LISTED, signed(4, m.VerifyUpdate(b"t" * 32, b"u" * 32))) == (
+    assert refused(*LISTED, signed(4, m.VerifyUpdate(b"t" * 32, b"u" * 32))) == (
         AbortReason.MALFORMED_MESSAGE,
         AGGREGATOR,
     )
-    assert refusal(*LISTED[:2]) == (AbortReason.BELOW_THRESHOLD, None)
+    assert refused(*LISTED[:2]) == (AbortReason.BELOW_THRESHOLD, None)
+
+
+@pytest.mark.lie(
+    role="aggregator",
+    lie="lists one party twice, past the decoder",
+    round="any",
+    refused_by="REPEATED_PARTY",
+)
+def test_a_party_that_is_listed_twice_refuses_the_list(refusal: Refusal) -> None:
+    reason, culprit = refused(*LISTED, LISTED[0])
+    refusal(reason)
+    assert culprit == AGGREGATOR
 
 
 def test_one_bad_entry_refuses_the_list_even_if_enough_others_are_good() -> None:
