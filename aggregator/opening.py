@@ -8,8 +8,9 @@ import numpy as np
 
 from collabedit.aggregator.states import Merged, MergeRefused, Opening
 from collabedit.aggregator.tiles import TileStore
+from collabedit.bounds import check_magnitude
 from collabedit.crypto.ring import RingArray, to_bytes
-from collabedit.errors import AbortReason, NumericError, StorageError
+from collabedit.errors import AbortReason, BoundsError, NumericError, StorageError
 from collabedit.exchange import encode_bundle, merge_vector, plan_encoding
 
 
@@ -38,8 +39,19 @@ def open_and_merge(state: Opening, store: TileStore) -> Outcome:
         return MergeRefused(str(error), AbortReason.INTERNAL)
     # Each party rounds to a multiple of the step: N independent errors, uniform over one step.
     noise = encoding.step * float(np.sqrt(len(state.survivors) / 12))
+    decoded = encoding.decode(total)
     try:
-        updates = merge_vector(setup.plan, setup.context.task, encoding.decode(total), noise=noise)
+        check_magnitude(
+            decoded,
+            parties=len(state.survivors),
+            bound=encoding.magnitude_bound,
+            step=encoding.step,
+        )
+        updates = merge_vector(
+            setup.plan, setup.context.task, decoded, survivors=state.survivors, noise=noise
+        )
+    except BoundsError as error:
+        return MergeRefused(str(error), AbortReason.BOUNDS_EXCEEDED)
     except NumericError as error:
         return MergeRefused(str(error))
     bundle = encode_bundle(updates)

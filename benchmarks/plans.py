@@ -77,5 +77,6 @@ def create_plan(
                 "tile_bytes": tile_bytes,
                 "test_matrix_seed": "00" * 32,
             },
+            "bounds": {"key_energy": 1e6, "residual_energy": 1e6},
         }
     )

@@ -6,13 +6,19 @@ Whoever writes the plan runs this once; the others check it against their own co
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
+
 from collabedit.crypto.rng import Randomness
 from collabedit.errors import InputError
 from collabedit.party.editing.architectures import UNPUBLISHED
 from collabedit.party.editing.covariance import Covariance
+from collabedit.party.editing.hooks import capturing_output, stopping_after
 from collabedit.party.editing.model import EditableModel
+from collabedit.party.editing.tokens import prompt_ids
+from collabedit.party.edits import SLOT
 from collabedit.plan import (
     Aggregation,
+    Bounds,
     Coordinator,
     Editing,
     Federation,
@@ -31,6 +37,17 @@ CONTEXT_TEMPLATES = ("{}", "The following is well known. {}", "As everybody can 
 
 FRACTIONAL_BITS = {64: 40, 32: 18}
 _HEADROOM = 0.9
+
+KEY_FACTOR = 100.0
+"""Cap of ‖k̃‖² in units of its mean over general text, d'/λ. Subjects' last tokens are rarer than
+text: the demo's 60 facts have up to 10.6 of these units, 3 in the mean."""
+
+RESIDUAL_FACTOR = 2.0
+"""Cap of ‖r‖ in units of clamp_factor·‖z‖, the target search's own limit, with ‖z‖ the largest norm
+that the last edited layer puts out for a short text. Twice, since ‖z‖ differs from text to text and
+a sequential session moves it. The demo's targets move by up to 0.86 ‖z‖ of their own."""
+
+_SAMPLE = "London is a city in England."
 
 
 def propose_plan(
@@ -89,7 +106,7 @@ def propose_plan(
                 f"entries, this model's {model.d_in(layer)}"
             )
     defaults = model.architecture.defaults or UNPUBLISHED
-    weight = defaults.covariance_weight if covariance_weight is None else covariance_weight
+    weight = float(defaults.covariance_weight if covariance_weight is None else covariance_weight)
     bits = FRACTIONAL_BITS[ring_bits]
     bound = _HEADROOM * 2.0 ** (ring_bits - 1 - bits) / len(parties)
     return Plan(
@@ -110,7 +127,7 @@ def propose_plan(
         editing=Editing(
             editor="memit",
             schedule=schedule,
-            covariance_weight=float(weight),
+            covariance_weight=weight,
             covariance=f"sha256:{covariance.digest()}",
             ridge=1.0,
             context_templates=tuple(templates),
@@ -142,5 +159,30 @@ def propose_plan(
             tile_bytes=tile_bytes,
             test_matrix_seed=randomness.random_bytes(32).hex(),
         ),
+        bounds=Bounds(
+            key_energy=KEY_FACTOR * max(model.d_in(layer) for layer in layers) / weight,
+            residual_energy=_residual_energy(
+                model, layer=max(layers), templates=templates, clamp_factor=defaults.clamp_factor
+            ),
+        ),
         timing=timing or Timing(),
     )
+
+
+def _residual_energy(
+    model: EditableModel, *, layer: int, templates: Sequence[str], clamp_factor: float
+) -> float:
+    """Cap ‖r‖² from what the clamp of the target search allows on this model.
+
+    All tokens count, the first included, whose output many models make several times larger than
+    any other: a bare template may have its subject there.
+    """
+    block, largest = model.block(layer), 0.0
+    with torch.inference_mode():
+        for template in templates:
+            ids = prompt_ids(model, template.replace(SLOT, _SAMPLE))[: model.context_length]
+            with capturing_output(block) as captured, stopping_after(block):
+                model.forward(torch.tensor([ids]))
+            norms = torch.linalg.vector_norm(captured.values.double(), dim=-1)
+            largest = max(largest, float(norms.max()))
+    return (RESIDUAL_FACTOR * clamp_factor * largest) ** 2

@@ -7,6 +7,7 @@
     │   ├── EditFileError                   an edits file: names file, record and field
     │   └── ModelError                      model directory missing, unknown or not the plan's
     ├── NumericError                    3   the numbers refuse: overflow, capacity, not finite
+    │   └── BoundsError                     numbers beyond what the plan's bounds allow
     ├── CryptoError                     4   a cryptographic check failed
     │   ├── InvalidSignatureError
     │   ├── InvalidSealError
@@ -75,6 +76,8 @@ class AbortReason(enum.IntEnum):
     """Bytes of an authenticated peer do not decode, or hold values out of range."""
     INTERNAL = 21
     """A fault on the sender's own side."""
+    BOUNDS_EXCEEDED = 22
+    """The opened sums are more than the plan's bounds allow the survivors together."""
 
 
 class CollabEditError(Exception):
@@ -109,6 +112,10 @@ class NumericError(CollabEditError):
     """Numbers break a proven bound: overflow, capacity, or not finite. Nothing was sent."""
 
     exit_code = 3
+
+
+class BoundsError(NumericError):
+    """Numbers exceed what the plan's bounds allow a party, or all survivors together."""
 
 
 class CryptoError(CollabEditError):

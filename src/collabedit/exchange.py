@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from collabedit.bounds import check_columns, check_update
 from collabedit.crypto.fixedpoint import FixedPoint
 from collabedit.crypto.ring import Ring
-from collabedit.errors import MalformedMessageError, NumericError
-from collabedit.ids import LayerIndex, TaskIndex
+from collabedit.errors import BoundsError, MalformedMessageError, NumericError
+from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Layer, Plan
 from collabedit.sketch import (
     DenseStatistics,
@@ -164,6 +165,7 @@ def contribution_vector(
 
     Raises:
         NumericError: a number is not finite.
+        BoundsError: a key or residual is beyond the plan's bounds.
         ValueError: shapes are not the plan's.
     """
     parts = []
@@ -178,11 +180,22 @@ def contribution_vector(
     vector = np.concatenate(parts)
     if not np.isfinite(vector).all():
         raise NumericError(f"statistics of task {task} are not finite: check model and targets")
+    bounds = plan.bounds
+    for layer, (mapped_keys, residuals) in zip(plan.tasks[task], statistics, strict=True):
+        try:
+            check_columns(
+                mapped_keys,
+                residuals,
+                key_energy=bounds.key_energy,
+                residual_energy=bounds.residual_energy,
+            )
+        except BoundsError as error:
+            raise BoundsError(f"layer {layer.index}: {error}") from error
     return vector
 
 
 def merge_vector(
-    plan: Plan, task: TaskIndex, total: Matrix, *, noise: float
+    plan: Plan, task: TaskIndex, total: Matrix, *, survivors: Iterable[PartyId], noise: float
 ) -> dict[LayerIndex, LowRankUpdate]:
     """Merge the opened sum of a task, layer by layer.
 
@@ -190,11 +203,14 @@ def merge_vector(
         plan: the plan.
         task: which task.
         total: the sum over the survivors, decoded to float64.
+        survivors: whose contributions are in it; their `max_edits` set the caps.
         noise: standard deviation of the fixed-point rounding in an entry of `total`.
 
     Raises:
         NumericError: the sums cannot come from honest contributions; names the layer.
+        BoundsError: they exceed the plan's bounds; names the layer.
     """
+    limits = plan.energy_limits(survivors)
     updates = {}
     start = 0
     for layer in plan.tasks[task]:
@@ -206,7 +222,7 @@ def merge_vector(
                 dense = DenseStatistics.from_vector(
                     part, mapped=layer.mapped, outputs=layer.outputs
                 )
-                update = merge_dense(dense, ridge=plan.editing.ridge, noise=noise)
+                update = merge_dense(dense, ridge=plan.editing.ridge, noise=noise, limits=limits)
             else:
                 sketched = GramSketch.from_vector(part, mapped=layer.mapped, outputs=layer.outputs)
                 update = merge_sketch(
@@ -214,7 +230,10 @@ def merge_vector(
                     plan_test_matrix(plan, layer),
                     ridge=plan.editing.ridge,
                     noise=noise,
+                    limits=limits,
                 )
+        except BoundsError as error:
+            raise BoundsError(f"layer {layer.index}: {error}") from error
         except (NumericError, np.linalg.LinAlgError) as error:
             raise NumericError(f"layer {layer.index}: {error}") from error
         updates[LayerIndex(layer.index)] = update
@@ -243,9 +262,11 @@ def decode_bundle(plan: Plan, task: TaskIndex, data: bytes) -> dict[LayerIndex, 
     """Parse the updates of a task.
 
     Raises:
-        MalformedMessageError: not exactly one update of the right shape for each of its layers.
+        MalformedMessageError: not exactly one update of the right shape for each of its layers, or
+            one that is larger than all parties' edits within the plan's bounds can make.
     """
     layers = plan.tasks[task]
+    limits = plan.energy_limits(plan.party_ids)
     if len(data) < _BUNDLE_HEADER.size:
         raise MalformedMessageError("update bundle is shorter than its header")
     magic, count = _BUNDLE_HEADER.unpack_from(data)
@@ -260,12 +281,17 @@ def decode_bundle(plan: Plan, task: TaskIndex, data: bytes) -> dict[LayerIndex, 
         offset += _BUNDLE_ENTRY.size
         if index != layer.index or offset + size > len(data):
             raise MalformedMessageError(f"update bundle has no whole layer {layer.index}")
-        updates[LayerIndex(index)] = LowRankUpdate.from_bytes(
+        update = LowRankUpdate.from_bytes(
             data[offset : offset + size],
             outputs=layer.outputs,
             mapped=layer.mapped,
             capacity=plan.rank_limit,
         )
+        try:
+            check_update(update.left, update.right, ridge=plan.editing.ridge, limits=limits)
+        except BoundsError as error:
+            raise MalformedMessageError(f"layer {index}: {error}") from error
+        updates[LayerIndex(index)] = update
         offset += size
     if offset != len(data):
         raise MalformedMessageError("update bundle has trailing bytes")

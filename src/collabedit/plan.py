@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from collabedit.bounds import EnergyLimits
 from collabedit.errors import PlanError
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.sketch import OVERSAMPLING
@@ -200,6 +201,18 @@ class Aggregation(_Section):
         return self
 
 
+class Bounds(_Section):
+    """What one edit may weigh; sums are held against it before a merge is released (SPEC 6.6).
+
+    Attributes:
+        key_energy: largest ‖k̃‖² of a mapped key, a column of K̃.
+        residual_energy: largest ‖r‖² of a residual, a column of R.
+    """
+
+    key_energy: Annotated[float, Field(gt=0)]
+    residual_energy: Annotated[float, Field(gt=0)]
+
+
 class Timing(_Section):
     """How long the aggregator waits, in seconds, before a silent party counts as dropped.
 
@@ -226,6 +239,7 @@ class Plan(_Section):
     model: Model
     editing: Editing
     aggregation: Aggregation
+    bounds: Bounds
     timing: Timing = Timing()
 
     @model_validator(mode="after")
@@ -318,6 +332,11 @@ class Plan(_Section):
         if self.aggregation.statistics == "sketch":
             return self.aggregation.capacity
         return max(layer.mapped for layer in self.editing.layers)
+
+    def energy_limits(self, parties: Iterable[PartyId]) -> EnergyLimits:
+        """Return what the edits of `parties` may weigh together."""
+        edits = sum(self.federation.parties[party - 1].max_edits for party in parties)
+        return EnergyLimits(edits * self.bounds.key_energy, edits * self.bounds.residual_energy)
 
     def to_toml(self) -> str:
         """Write the plan as TOML that `load_plan` reads back to an equal plan."""

@@ -26,6 +26,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from collabedit.bounds import EnergyLimits, check_dense, check_sketch, check_update
 from collabedit.errors import MalformedMessageError, NumericError
 
 Matrix: TypeAlias = NDArray[np.float64]
@@ -228,7 +229,14 @@ def dense_statistics(mapped_keys: Matrix, residuals: Matrix) -> DenseStatistics:
     return DenseStatistics(mapped_keys @ mapped_keys.T, residuals @ mapped_keys.T)
 
 
-def merge_sketch(total: GramSketch, omega: Matrix, *, ridge: float, noise: float) -> LowRankUpdate:
+def merge_sketch(
+    total: GramSketch,
+    omega: Matrix,
+    *,
+    ridge: float,
+    noise: float,
+    limits: EnergyLimits | None = None,
+) -> LowRankUpdate:
     """Merge summed sketches: ΔW = (Z V E^-½)(E^-½ Vᵀ Yᵀ) with ρW + YᵀY = V E Vᵀ.
 
     Cut-off. Summed fixed-point rounding moves each entry of Y by an independent error of standard
@@ -241,6 +249,7 @@ def merge_sketch(total: GramSketch, omega: Matrix, *, ridge: float, noise: float
         omega: Ω, [d', m].
         ridge: ρ >= 0.
         noise: standard deviation of an entry of the sums, 0 for exact sums.
+        limits: what the survivors' edits may weigh; None checks no caps.
 
     Returns:
         The update in mapped coordinates, [d_out, r] and [r, d'], r <= m.
@@ -248,6 +257,7 @@ def merge_sketch(total: GramSketch, omega: Matrix, *, ridge: float, noise: float
     Raises:
         NumericError: the sums are not finite, or W is not symmetric positive semidefinite within
             the tolerance above: they are not sums of sketches under this Ω.
+        BoundsError: they are, but exceed `limits`.
     """
     gram, cross = total.gram_sketch, total.cross_sketch
     if not (np.isfinite(gram).all() and np.isfinite(cross).all()):
@@ -267,8 +277,19 @@ def merge_sketch(total: GramSketch, omega: Matrix, *, ridge: float, noise: float
             f"({asymmetry:.1e} against a tolerance of {2 * tolerance:.1e})"
         )
     overlap = (overlap + overlap.T) / 2
-    if float(np.linalg.eigvalsh(overlap)[0]) < -tolerance:
+    weights, directions = np.linalg.eigh(overlap)
+    if float(weights[0]) < -tolerance:
         raise NumericError("opened sums are no sketch: not positive semidefinite")
+    if limits is not None:
+        check_sketch(
+            gram,
+            cross,
+            values=weights,
+            vectors=directions,
+            tolerance=tolerance,
+            noise=noise,
+            limits=limits,
+        )
     values, vectors = np.linalg.eigh(ridge * overlap + gram.T @ gram)
     gram_norm = float(np.linalg.norm(gram, 2))
     cutoff = (
@@ -278,10 +299,21 @@ def merge_sketch(total: GramSketch, omega: Matrix, *, ridge: float, noise: float
     )
     keep = values > cutoff
     basis = vectors[:, keep] / np.sqrt(values[keep])
-    return LowRankUpdate(cross @ basis, (gram @ basis).T).canonical()
+    return _released(cross @ basis, (gram @ basis).T, ridge=ridge, limits=limits)
 
 
-def merge_dense(total: DenseStatistics, *, ridge: float, noise: float) -> LowRankUpdate:
+def _released(
+    left: Matrix, right: Matrix, *, ridge: float, limits: EnergyLimits | None
+) -> LowRankUpdate:
+    update = LowRankUpdate(left, right).canonical()
+    if limits is not None:
+        check_update(update.left, update.right, ridge=ridge, limits=limits)
+    return update
+
+
+def merge_dense(
+    total: DenseStatistics, *, ridge: float, noise: float, limits: EnergyLimits | None = None
+) -> LowRankUpdate:
     """Merge dense statistics: left = T V (ρ + Λ)⁻¹, right = Vᵀ over S's range, S = V Λ Vᵀ.
 
     T's rows lie in the range of S, so restricting to eigenvalues above the cut-off
@@ -289,6 +321,7 @@ def merge_dense(total: DenseStatistics, *, ridge: float, noise: float) -> LowRan
 
     Raises:
         NumericError: the sums are not finite, or S is not positive semidefinite within tolerance.
+        BoundsError: they exceed `limits`, what the survivors' edits may weigh.
     """
     if not (np.isfinite(total.gram).all() and np.isfinite(total.cross).all()):
         raise NumericError("opened sums are not finite")
@@ -298,6 +331,9 @@ def merge_dense(total: DenseStatistics, *, ridge: float, noise: float) -> LowRan
     cutoff = 4 * noise * np.sqrt(size) + size * np.finfo(np.float64).eps * largest
     if float(values[0]) < -8 * cutoff:
         raise NumericError("opened sums are not positive semidefinite")
+    if limits is not None:
+        check_dense(values, vectors, total.cross, tolerance=8 * cutoff, noise=noise, limits=limits)
     keep = values > cutoff
     basis = vectors[:, keep]
-    return LowRankUpdate((total.cross @ basis) / (ridge + values[keep]), basis.T).canonical()
+    left = (total.cross @ basis) / (ridge + values[keep])
+    return _released(left, basis.T, ridge=ridge, limits=limits)

@@ -78,6 +78,8 @@ def plan_text(
         "magnitude_bound": 10000.0,
         "tile_bytes": 4096,
         "statistics": '"sketch"',
+        "key_energy": 100.0,
+        "residual_energy": 10000.0,
         "schedule": '"sequential"',
         **changes,
     }
@@ -131,6 +133,9 @@ fractional_bits = {values["fractional_bits"]}
 magnitude_bound = {values["magnitude_bound"]}
 tile_bytes = {values["tile_bytes"]}
 test_matrix_seed = "{"00" * 32}"
+[bounds]
+key_energy = {values["key_energy"]}
+residual_energy = {values["residual_energy"]}
 """
 
 

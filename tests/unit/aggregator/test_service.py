@@ -18,6 +18,7 @@ EXPECTED: dict[type[CollabEditError], grpc.StatusCode] = {
     errors.EditFileError: STATUS.INTERNAL,
     errors.ModelError: STATUS.INTERNAL,
     errors.NumericError: STATUS.INTERNAL,
+    errors.BoundsError: STATUS.INTERNAL,
     errors.CryptoError: STATUS.UNAUTHENTICATED,
     errors.InvalidSignatureError: STATUS.UNAUTHENTICATED,
     errors.InvalidSealError: STATUS.UNAUTHENTICATED,

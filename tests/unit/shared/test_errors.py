@@ -30,6 +30,7 @@ REASONS = {
     "TIMEOUT": 19,
     "MALFORMED_MESSAGE": 20,
     "INTERNAL": 21,
+    "BOUNDS_EXCEEDED": 22,
 }
 
 

@@ -116,6 +116,11 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("aggregation.tile_bytes", 100, "aggregation.tile_bytes", "multiple of 64"),
     ("aggregation.tile_bytes", (1 << 22) + 64, "aggregation.tile_bytes", "less"),
     ("aggregation.test_matrix_seed", "00", "aggregation.test_matrix_seed", "pattern"),
+    ("bounds", ..., "bounds", "Field required"),
+    ("bounds.key_energy", 0.0, "bounds.key_energy", "greater than 0"),
+    ("bounds.key_energy", float("inf"), "bounds.key_energy", "finite"),
+    ("bounds.residual_energy", -1.0, "bounds.residual_energy", "greater than 0"),
+    ("bounds.residual_energy", float("nan"), "bounds.residual_energy", "finite"),
     ("timing.round", 0.0, "timing.round", "greater than 0"),
     ("timing.liveness", 1e9, "timing.liveness", "less"),
 ]
@@ -217,7 +222,7 @@ def test_the_digest_of_a_plan_is_pinned() -> None:
     assert PLAN.digest.hex() == PINNED_DIGEST
 
 
-PINNED_DIGEST = "749105ec54a54c78561f44db09e43db8c3d1447019f6d25e2d485072f3febb2f"
+PINNED_DIGEST = "189114d21946725440b42b0e0da5035240f3d0e26c392c56de06f90318d2c3b1"
 
 
 def leaves(values: Any, path: str = "") -> Iterator[str]:  # noqa: ANN401  TOML
