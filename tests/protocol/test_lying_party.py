@@ -490,20 +490,38 @@ def test_a_frame_that_is_not_a_tile_of_the_task_is_refused(
     refusal(*session.reasons(LIAR))
 
 
-@pytest.mark.lie(
-    role="party",
-    lie="contributes statistics that no edits have",
-    round="r3",
-    refused_by="MERGE_FAILED",
+@pytest.mark.parametrize(
+    "factor",
+    [
+        pytest.param(
+            # The sum of the Gram matrices is no longer positive semidefinite.
+            -1,
+            marks=pytest.mark.lie(
+                role="party",
+                lie="contributes statistics that no edits have",
+                round="r3",
+                refused_by="MERGE_FAILED",
+            ),
+        ),
+        pytest.param(
+            1 << 14,
+            marks=pytest.mark.lie(
+                role="party",
+                lie="contributes statistics beyond what its edits may weigh",
+                round="r3",
+                refused_by="BOUNDS_EXCEEDED",
+            ),
+        ),
+    ],
 )
 def test_statistics_that_no_edits_have_are_not_merged(
-    federation: TestFederation, tmp_path: Path, refusal: Refusal
+    factor: int, federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
 
     def make(packet: m.Packet) -> m.Packet:
-        # The sum of the Gram matrices is no longer positive semidefinite.
-        session.encoded[LIAR, FIRST] = np.negative(session.encoded[LIAR, FIRST])
+        honest = session.encoded[LIAR, FIRST].view(np.int64)
+        session.encoded[LIAR, FIRST] = (honest * factor).view(np.uint64)
         return packet
 
     session.alter = instead_of(LIAR, m.Advertise, make)
