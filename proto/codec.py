@@ -322,6 +322,23 @@ def decode_packet(data: bytes) -> m.Packet:
     return packet
 
 
+def encode_envelope(envelope: m.Envelope) -> bytes:
+    """Serialise one envelope on its own, as evidence holds it (SPEC 11.3)."""
+    return _to_proto(envelope).SerializeToString(deterministic=True)
+
+
+def decode_envelope(data: bytes) -> m.Envelope:
+    """Parse one envelope. Its body is checked by `decode_body`, its signature elsewhere.
+
+    Raises:
+        MalformedMessageError: too large, or not the one encoding of a valid envelope.
+    """
+    _require(len(data) <= MAXIMUM_PACKET_BYTES, f"envelope of {len(data)} bytes")
+    envelope = _from_proto(_parse(pb.Envelope, data))
+    _require(encode_envelope(envelope) == data, "envelope is not in its canonical encoding")
+    return envelope
+
+
 def encode_receipt() -> bytes:
     """Serialise the empty answer to `Deliver`."""
     return service.Receipt().SerializeToString()

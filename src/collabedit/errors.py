@@ -5,6 +5,7 @@
     │   ├── PlanError                       the plan does not hold together
     │   ├── KeyFileError                    a key or certificate file: missing, malformed, not ours
     │   ├── EditFileError                   an edits file: names file, record and field
+    │   ├── EvidenceFileError               a file of evidence: not one, altered, of another plan
     │   └── ModelError                      model directory missing, unknown or not the plan's
     ├── NumericError                    3   the numbers refuse: overflow, capacity, not finite
     │   └── BoundsError                     numbers beyond what the plan's bounds allow
@@ -12,7 +13,8 @@
     │   ├── InvalidSignatureError
     │   ├── InvalidSealError
     │   ├── InvalidPublicKeyError
-    │   └── InvalidShareError
+    │   ├── InvalidShareError
+    │   └── InvalidEvidenceError            the statements do not prove what is claimed
     ├── ProtocolError                   5   the session cannot go on
     │   ├── UnexpectedMessageError          not accepted by this state, which stays valid
     │   ├── MalformedMessageError           bytes that are not the message they claim to be
@@ -104,6 +106,10 @@ class EditFileError(InputError):
     """An edits file cannot be used; the message names file, record and field, never the text."""
 
 
+class EvidenceFileError(InputError):
+    """A file of evidence is not one, was altered, or is of another plan."""
+
+
 class ModelError(InputError):
     """A model directory is missing, of an unknown architecture, or not the plan's model."""
 
@@ -138,6 +144,10 @@ class InvalidPublicKeyError(CryptoError):
 
 class InvalidShareError(CryptoError):
     """A secret share is malformed, repeated, or does not lead to the committed secret."""
+
+
+class InvalidEvidenceError(CryptoError):
+    """Signed statements do not prove what is claimed of their signer."""
 
 
 class ProtocolError(CollabEditError):
