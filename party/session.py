@@ -33,6 +33,7 @@ from collabedit.party import states as s
 from collabedit.party.channel import Channel
 from collabedit.party.contribution import masked_upload
 from collabedit.party.task import advance, receive, start_task
+from collabedit.party.witness import Witness
 from collabedit.plan import Layer, Plan, format_digest
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import (
@@ -42,6 +43,7 @@ from collabedit.proto.envelope import (
     open_envelope,
     sign_message,
 )
+from collabedit.proto.evidence import EvidenceSink
 from collabedit.sketch import LowRankUpdate, Matrix
 
 Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
@@ -119,6 +121,7 @@ def run_session(
     editor: Editor,
     *,
     ledger: OpeningRecord | None = None,
+    evidence: EvidenceSink | None = None,
     observer: Observer = _ignore,
 ) -> SessionReport:
     """Take part in one session, to its end.
@@ -128,6 +131,7 @@ def run_session(
         channel: to the aggregator; closed at the end.
         editor: our model and edits.
         ledger: told before each opening; None for throw-away sessions.
+        evidence: given proof of each lie of the aggregator that a third person can check.
         observer: told of every event.
 
     Raises:
@@ -136,6 +140,7 @@ def run_session(
         TransportError, ProtocolError: see `Channel`.
     """
     session = _Session(member, channel, ledger, observer)
+    session.witness = Witness(member.plan, evidence)
     try:
         session.join()
         reports = [
@@ -170,6 +175,7 @@ class _Session:
         self._context: m.Context | None = None
         self._refused = False
         self.session_id = b""
+        self.witness = Witness(member.plan)
 
     def join(self) -> None:
         plan, member = self._plan, self._member
@@ -287,7 +293,7 @@ class _Session:
     def _receive(self, state: s.State) -> None:
         packet = self._next_packet()
         try:
-            self._take(receive(state, packet))
+            self._take(self.witness.receive(state, packet))
         except UnexpectedMessageError:
             # A repeated or late packet; the state stays as it is.
             self._observer("ignored", {"kind": packet.envelope.kind})

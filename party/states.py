@@ -215,7 +215,15 @@ class LeaveSession:
     reason: AbortReason
 
 
-Event: TypeAlias = Uploaded | UpdateFetched | LeaveSession
+@dataclass(frozen=True, slots=True)
+class Contradicted:
+    """Local event: the driver holds two statements of the aggregator of which one is a lie."""
+
+    reason: AbortReason
+    detail: str
+
+
+Event: TypeAlias = Uploaded | UpdateFetched | LeaveSession | Contradicted
 
 
 @dataclass(frozen=True, slots=True)

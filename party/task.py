@@ -317,6 +317,8 @@ def advance(state: s.State, event: s.Event) -> s.Step:
     if isinstance(event, s.LeaveSession):
         refusal = RefusalError(event.reason, "this party left the session", culprit=state.setup.me)
         return _abort(state.setup, refusal)
+    if isinstance(event, s.Contradicted):
+        return _abort(state.setup, blame_aggregator(event.reason, event.detail))
     handler = EVENTS.get((type(state), type(event)))
     if handler is None:
         raise UnexpectedMessageError(f"{type(event).__name__} in {type(state).__name__}")
