@@ -26,6 +26,7 @@ from collabedit.aggregator.records import TaskRecord
 from collabedit.aggregator.rounds import ROUNDS, waiting_for
 from collabedit.aggregator.task import advance, receive, start_task
 from collabedit.aggregator.tiles import TileStore
+from collabedit.aggregator.witness import Witness
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import (
@@ -49,6 +50,7 @@ from collabedit.proto.envelope import (
     open_envelope,
     sign_message,
 )
+from collabedit.proto.evidence import EvidenceSink
 from collabedit.proto.statements import RefusalError
 
 Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
@@ -67,6 +69,7 @@ class Coordinator:
         identity: the key that the plan pins for the aggregator.
         directory: for spool files and updates.
         randomness: draws the session id.
+        evidence: given proof of each lie of a party, under the lock; must not raise.
         observer: told of every event, under the lock; must be quick.
         journal: if it holds an unfinished session, that one goes on; by default one in memory.
 
@@ -83,6 +86,7 @@ class Coordinator:
         *,
         directory: Path,
         randomness: Randomness,
+        evidence: EvidenceSink | None = None,
         observer: Observer = _ignore,
         journal: Journal | None = None,
     ) -> None:
@@ -99,6 +103,7 @@ class Coordinator:
             )
         self._identity = identity
         self._bundles = Bundles(directory, is_durable=self._journal.is_durable)
+        self._witness = Witness(plan, evidence, observer)
         self._changed = threading.Condition(threading.RLock())
         self._mailboxes = Mailboxes(plan.party_ids)
         self._accepted: set[bytes] = set()
@@ -146,6 +151,7 @@ class Coordinator:
             try:
                 change = inputs.unpack(entry)
                 if isinstance(change, m.Packet):
+                    self._witness.see(self._setup.context, change.envelope)
                     self._accepted.add(change.envelope.signature)
                     step = receive(self._state, change)
                 else:
@@ -261,6 +267,7 @@ class Coordinator:
                 return
             if envelope.context.session_id != self.session_id:
                 raise UnexpectedMessageError("this message belongs to another session")
+            self._witness.see(self._setup.context, envelope)
             before = self.round_name
             if envelope.kind == m.KINDS[m.Contribute]:
                 self._check_upload(envelope)
