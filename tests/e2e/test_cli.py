@@ -18,10 +18,14 @@ from typer.main import get_command
 from collabedit import __version__
 from collabedit.cli import app
 from collabedit.crypto.certificates import Authority, issue_certificate
-from collabedit.crypto.signing import write_private
-from collabedit.ids import TaskIndex
+from collabedit.crypto.signing import read_signing_key, write_private
+from collabedit.errors import AbortReason, EvidenceFileError, SessionAbortedError
+from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.party.edits import load_edits
 from collabedit.party.ledger import ACCEPT_OPTION, Ledger
+from collabedit.proto import messages as m
+from collabedit.proto.envelope import sign_message
+from collabedit.proto.evidence import Evidence, EvidenceKind, EvidenceSink
 from tests.support.processes import (
     AGGREGATOR_NAME,
     Federation,
@@ -794,3 +798,53 @@ def test_the_covariance_digest_is_the_one_in_the_plan(
     arguments = ["covariance", "--model", federation.model, "--source", source, "--layers", "1,3"]
     arguments += ["--tokens", 2000, "--window", 50, "--out", tmp_path / "c"]
     assert run_here(*arguments).ok() == federation.plan.editing.covariance
+
+
+# Evidence.
+
+
+def test_a_party_that_was_lied_to_leaves_a_file_for_others_and_names_it(
+    federation: Federation, silent_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, work = federation.plan, tmp_path / "work"
+    context = m.Context(plan.digest, bytes(32), TaskIndex(0), bytes(32))
+    key = read_signing_key(federation.aggregator.identity)
+    releases = tuple(
+        sign_message(
+            m.Release(bytes([n]) * 32, 1, bytes(32)), context=context, sender=AGGREGATOR, key=key
+        )
+        for n in (1, 2)
+    )
+
+    def lied_to(*_: object, evidence: EvidenceSink, **__: object) -> None:
+        evidence(Evidence(EvidenceKind.REPEATED_STATEMENT, AGGREGATOR, releases))
+        raise SessionAbortedError(AbortReason.UPDATE_FORK, "lied to", culprit=AGGREGATOR_NAME)
+
+    monkeypatch.setattr("collabedit.cli.party.run_session", lied_to)
+    outcome = join_party(federation, work, silent_port)
+    assert outcome.code == PROTOCOL
+    (file,) = work.glob("evidence-*.json")
+    assert outcome.lines[-1] == (
+        f"error: UPDATE_FORK: lied to (culprit: {AGGREGATOR_NAME}); "
+        f"evidence for others is in {file}"
+    )
+    verdict = run_here("verify-evidence", file, "--plan", federation.plan_file).ok()
+    assert verdict.startswith(f"proven: {AGGREGATOR_NAME} (aggregator 0), UPDATE_FORK")
+
+
+def test_evidence_that_cannot_be_saved_hides_no_error(
+    federation: Federation, silent_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lied_to(*_: object, evidence: EvidenceSink, **__: object) -> None:
+        evidence(Evidence(EvidenceKind.REPEATED_STATEMENT, AGGREGATOR, ()))
+        raise SessionAbortedError(AbortReason.UPDATE_FORK, "lied to", culprit=AGGREGATOR_NAME)
+
+    def full(*_: object) -> Path:
+        raise EvidenceFileError("the disk is full")
+
+    monkeypatch.setattr("collabedit.cli.party.run_session", lied_to)
+    monkeypatch.setattr("collabedit.proto.evidence_file.EvidenceFolder.save", full)
+    outcome = join_party(federation, tmp_path / "work", silent_port)
+    assert outcome.code == PROTOCOL
+    assert any("evidence-lost" in line and "disk is full" in line for line in outcome.lines)
+    assert outcome.lines[-1] == f"error: UPDATE_FORK: lied to (culprit: {AGGREGATOR_NAME})"

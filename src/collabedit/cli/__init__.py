@@ -10,7 +10,17 @@ import sys
 import typer
 
 from collabedit import __version__
-from collabedit.cli import aggregator, covariance, demo, evaluate, keys, party, plan, simulate
+from collabedit.cli import (
+    aggregator,
+    covariance,
+    demo,
+    evaluate,
+    evidence,
+    keys,
+    party,
+    plan,
+    simulate,
+)
 from collabedit.cli.console import errors_to_exit_codes
 
 app = typer.Typer(
@@ -29,6 +39,7 @@ app.add_typer(party.app, name="party")
 app.command("covariance")(covariance.run)
 app.command("evaluate")(evaluate.run)
 app.command("simulate")(simulate.run)
+app.command("verify-evidence")(evidence.run)
 
 
 def _print_version(show: bool) -> None:

@@ -16,6 +16,7 @@ from collabedit.cli.console import (
     check_address,
     check_place,
     configure_logs,
+    evidence_sink,
     log_observer,
     say,
 )
@@ -32,6 +33,7 @@ from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError
 from collabedit.ids import AGGREGATOR
 from collabedit.plan import format_digest, load_plan
+from collabedit.proto.evidence_file import EvidenceFolder
 
 JOURNAL_FILE = "journal.sqlite"
 
@@ -91,6 +93,7 @@ def serve(
         key,
         directory=state / "spool",
         randomness=SystemRandomness(),
+        evidence=evidence_sink(EvidenceFolder(state, plan), observe),
         observer=observe,
         journal=journal,
     )

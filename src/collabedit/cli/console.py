@@ -21,7 +21,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from collabedit.errors import CollabEditError, InputError
+from collabedit.errors import CollabEditError, EvidenceFileError, InputError
+from collabedit.proto.evidence import Evidence, EvidenceSink
+from collabedit.proto.evidence_file import EvidenceFolder
 
 terminal = Console(
     stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160, soft_wrap=False
@@ -42,7 +44,7 @@ def errors_to_exit_codes() -> Iterator[None]:
     try:
         yield
     except CollabEditError as error:
-        _complain(str(error))
+        _complain("; ".join((str(error), *getattr(error, "__notes__", ()))))
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if error.name not in {"torch", "transformers", "safetensors", "matplotlib", "gguf", "peft"}:
@@ -132,6 +134,22 @@ def log_observer(**bound: str) -> Callable[[str, Mapping[str, object]], None]:
         (logger.debug if event in quiet else logger.info)(event, **fields)
 
     return observe
+
+
+def evidence_sink(
+    folder: EvidenceFolder, observe: Callable[[str, Mapping[str, object]], None]
+) -> EvidenceSink:
+    """Return a sink that saves evidence and logs where; a full disk must not end a session."""
+
+    def save(evidence: Evidence) -> None:
+        try:
+            path = folder.save(evidence)
+        except EvidenceFileError as error:
+            observe("evidence-lost", {"kind": evidence.kind.value, "why": str(error)})
+        else:
+            observe("evidence", {"kind": evidence.kind.value, "file": str(path)})
+
+    return save
 
 
 @contextmanager

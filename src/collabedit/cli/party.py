@@ -13,6 +13,7 @@ from collabedit.cli.console import (
     check_address,
     check_place,
     configure_logs,
+    evidence_sink,
     log_observer,
     progress_bar,
     say,
@@ -28,12 +29,13 @@ from collabedit.cli.credentials import (
 )
 from collabedit.cli.plan import check_count
 from collabedit.crypto.rng import SystemRandomness
-from collabedit.errors import InputError
+from collabedit.errors import CollabEditError, InputError
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
 from collabedit.party.edits import Edit, edits_digest, load_edits
 from collabedit.party.ledger import ACCEPT_OPTION, Ledger
 from collabedit.party.session import Member, SessionReport, run_session
 from collabedit.plan import Plan, format_digest, load_plan
+from collabedit.proto.evidence_file import EvidenceFolder
 
 if TYPE_CHECKING:
     from collabedit.party.editing.model import EditableModel
@@ -224,10 +226,21 @@ def join(
         poll_seconds=min(POLL_SECONDS, plan.timing.liveness / 3),
         rate_limit=upload_rate,
     )
-    with watch.phase("session"):
-        session = run_session(
-            member, channel, editor, ledger=ledger, observer=log_observer(role=name)
-        )
+    observe, evidence = log_observer(role=name), EvidenceFolder(work, plan)
+    try:
+        with watch.phase("session"):
+            session = run_session(
+                member,
+                channel,
+                editor,
+                ledger=ledger,
+                evidence=evidence_sink(evidence, observe),
+                observer=observe,
+            )
+    except CollabEditError as error:
+        for path in evidence.written:
+            error.add_note(f"evidence for others is in {path}")
+        raise
     with watch.phase("save"):
         save_updates(work / UPDATE_FILE, editor.updates, plan=plan)
         if output is not None:
