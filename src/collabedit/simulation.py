@@ -187,15 +187,14 @@ class Simulation:
         self._sums: dict[TaskIndex, RingArray] = {}
 
     def _start_aggregator(self) -> Coordinator:
-        extra = {} if self._observer is None else {"observer": self._observer}
         self._journal = self._open_journal()
         return Coordinator(
             self._plan,
             self._identities[AGGREGATOR],
             directory=self._directory,
             randomness=self._randomness[AGGREGATOR],
+            observer=self._observer or (lambda _event, _fields: None),
             journal=self._journal,
-            **extra,
         )
 
     def restart_aggregator(self) -> None:

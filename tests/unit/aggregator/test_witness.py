@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.witness import LARGEST_STATEMENT, Witness
-from collabedit.ids import PartyId, TaskIndex
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.errors import UnexpectedMessageError
+from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.proto import messages as m
+from collabedit.proto.envelope import sign_message
 from collabedit.proto.evidence import Evidence, verify
 from tests.protocol.stage import Session, Walk, kind_of, parties, walk
 from tests.support.federations import build_federation
@@ -187,3 +192,40 @@ def test_an_honest_session_accuses_nobody(tmp_path: Path) -> None:
     ).run()
     assert len(session.coordinator.records) == 2
     assert "equivocated" not in events
+
+
+def test_a_restart_does_not_make_the_aggregator_forget_what_a_party_signed(
+    tmp_path: Path,
+) -> None:
+    federation = build_federation(5)
+    found: list[Evidence] = []
+
+    def start() -> Coordinator:
+        return Coordinator(
+            federation.plan,
+            federation.identities[AGGREGATOR],
+            directory=tmp_path / "spool",
+            randomness=SystemRandomness(),
+            evidence=found.append,
+            journal=journal,
+        )
+
+    journal = Journal(tmp_path / "journal.sqlite")
+    first = start()
+    context = first._setup.context
+    keys = [bytes([n]) * 32 for n in range(9, 13)]
+    said = [
+        sign_message(
+            m.Advertise(*pair), context=context, sender=TWO, key=federation.identities[TWO]
+        )
+        for pair in (keys[:2], keys[2:])
+    ]
+    first.deliver(m.Packet(said[0]))
+    journal.close()
+    journal = Journal(tmp_path / "journal.sqlite")
+    again = start()
+    assert again.replayed == 1
+    with pytest.raises(UnexpectedMessageError):
+        again.deliver(m.Packet(said[1]))
+    (evidence,) = found
+    assert verify(evidence, federation.plan).detail.startswith("two different Advertise")
