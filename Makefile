@@ -5,10 +5,14 @@ BIN    := $(VENV)/bin
 # By exact version, first and alone: on an index with several builds anything else may pull CUDA's.
 TORCH  ?= torch==2.13.0
 
+# Of `make crash-test`: kills of each role, and the seed that chooses them.
+CRASH_POINTS ?= 200
+CRASH_SEED   ?= 1
+
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow check format protos bench dropout-matrix lie-table clean
+.PHONY: help demo test test-slow check format protos bench dropout-matrix lie-table crash-test clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -18,6 +22,7 @@ help:
 	@echo "make bench      benchmarks, JSON under out/bench"
 	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
 	@echo "make lie-table  try every lie of a coordinator or a party, and say what refused it"
+	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
 
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -69,6 +74,8 @@ dropout-matrix: $(VENV)/.dev
 
 lie-table: $(VENV)/.dev
 	$(BIN)/python -m tests.audit.lie_table
+crash-test: $(VENV)/.dev
+	$(BIN)/python -m tests.crash --points $(CRASH_POINTS) --seed $(CRASH_SEED)
 
 clean:
 	rm -rf $(VENV) out .cache build dist

@@ -174,7 +174,13 @@ class AggregatorServer:
         return True
 
     def _reachable(self) -> dict[PartyId, int]:
-        """Return the cursors of parties that polled lately; the others will fetch nothing more."""
+        """Return the cursors of parties that polled lately; the others will fetch nothing more.
+
+        After a restart nobody has polled yet, and whoever was cut off is still to come back.
+        """
+        if self._coordinator.replayed:
+            nobody = dict.fromkeys(self._coordinator.plan.party_ids, 0)
+            return {**nobody, **self._cursors}
         since = time.monotonic() - MAXIMUM_WAIT_SECONDS / 2 - 2.0
         return {
             party: cursor

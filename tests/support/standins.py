@@ -1,0 +1,246 @@
+"""Federations on disk without a model: keys, certificates, a plan, and statistics from a seed.
+
+For tests of real processes that need many sessions. The parties run `tests.support.worker`, the
+aggregator is the program itself.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
+from collabedit.crypto.ring import to_bytes
+from collabedit.exchange import plan_encoding
+from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
+from collabedit.plan import Plan, format_digest
+from tests.support.federations import TestFederation, build_federation
+
+PROGRAM = (sys.executable, "-c", "from collabedit.cli import main; main()")
+WORKER = (sys.executable, "-m", "tests.support.worker")
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """Files of everybody in one directory; each end has a folder of its own."""
+
+    federation: TestFederation
+    directory: Path
+
+    @property
+    def plan(self) -> Plan:
+        return self.federation.plan
+
+    @property
+    def plan_file(self) -> Path:
+        return self.directory / "plan.toml"
+
+    def credentials(self, name: str) -> list[str]:
+        folder = self.directory / name
+        return [
+            *("--plan", str(self.plan_file), "--identity", str(folder / "identity.pem")),
+            *("--tls-cert", str(folder / "tls.pem"), "--tls-key", str(folder / "tls-key.pem")),
+            *("--tls-ca", str(self.directory / "ca.pem")),
+        ]
+
+    def sum_digests(self) -> list[str]:
+        """Digests of the sums over everybody, as reports write them: without any mask."""
+        digests = []
+        encoding = plan_encoding(self.plan)
+        for task in map(TaskIndex, range(len(self.plan.tasks))):
+            total = np.zeros(self.plan.task_length(task), dtype=encoding.ring.dtype)
+            for party in self.plan.party_ids:
+                total += encoding.encode(self.federation.contribute(party, task))
+            digests.append(format_digest(hashlib.sha256(to_bytes(total)).digest()))
+        return digests
+
+
+def lay_out(directory: Path, *, parties: int, layers: int = 2, tile_bytes: int = 4096) -> StandIns:
+    """Write everything that the processes of a federation need."""
+    federation = build_federation(parties, layers=layers, tile_bytes=tile_bytes)
+    stands = StandIns(federation, directory)
+    directory.mkdir(parents=True)
+    stands.plan_file.write_text(federation.plan.to_toml())
+    authority = create_authority("crash test authority")
+    (directory / "ca.pem").write_bytes(authority.certificate_pem)
+    for member in (AGGREGATOR, *federation.plan.party_ids):
+        _lay_out_member(stands, authority, member)
+    return stands
+
+
+def _lay_out_member(stands: StandIns, authority: Authority, member: PartyId) -> None:
+    name = stands.plan.party_name(member)
+    folder = stands.directory / name
+    folder.mkdir()
+    hosts = [HOST, "localhost"] if member == AGGREGATOR else []
+    issued = issue_certificate(authority, name=name, hosts=hosts, lifetime_days=2)
+    _write_private(folder / "identity.pem", stands.federation.identities[member].to_pem())
+    _write_private(folder / "tls-key.pem", issued.key_pem)
+    (folder / "tls.pem").write_bytes(issued.certificate_pem)
+    if member != AGGREGATOR:
+        arrays = {}
+        for task, layers in enumerate(stands.plan.tasks):
+            keys, residuals = stands.federation.edits[member, TaskIndex(task)]
+            arrays[f"keys-{layers[0].index}"] = keys
+            arrays[f"residuals-{layers[0].index}"] = residuals
+        np.savez(folder / "statistics.npz", allow_pickle=False, **arrays)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    path.chmod(0o600)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass
+class Process:
+    """One end: its command, its log, and the process that runs it now."""
+
+    name: str
+    command: list[str]
+    log: Path
+    running: "subprocess.Popen[bytes] | None" = None
+    starts: int = 0
+
+    def start(self) -> None:
+        with self.log.open("ab") as stream:
+            self.running = subprocess.Popen(
+                self.command,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+        self.starts += 1
+
+    def kill(self) -> None:
+        """SIGKILL, so that nothing can be tidied up."""
+        if self.running is not None and self.running.poll() is None:
+            self.running.send_signal(signal.SIGKILL)
+            self.running.wait()
+
+    def is_running(self) -> bool:
+        return self.running is not None and self.running.poll() is None
+
+    @property
+    def code(self) -> int | None:
+        return None if self.running is None else self.running.poll()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Complete structured log lines so far, of every start."""
+        try:
+            lines = self.log.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return [event for event in found if isinstance(event, dict)]
+
+
+@dataclass
+class StandInSession:
+    """One session of real processes. Leaving the context kills what still runs."""
+
+    stands: StandIns
+    directory: Path
+    patience: float = 60.0
+    linger: float = 12.0
+    aggregator: Process = field(init=False)
+    parties: dict[str, Process] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True)
+        port = free_port()
+        plan = self.stands.plan
+        name = plan.federation.aggregator.name
+        command = [
+            *(*PROGRAM, "aggregator", "serve", *self.stands.credentials(name)),
+            *("--state", str(self.directory / "state"), "--listen", f"{HOST}:{port}"),
+            *("--linger", str(self.linger), "--json-logs", "--debug"),
+        ]
+        self.aggregator = Process(name, command, self.directory / "aggregator.log")
+        self.parties = {}
+        for party in plan.federation.parties:
+            folder = self.stands.directory / party.name
+            command = [
+                *(*WORKER, *self.stands.credentials(party.name), "--name", party.name),
+                *("--statistics", str(folder / "statistics.npz")),
+                *("--work", str(self.directory / party.name)),
+                *("--connect", f"{HOST}:{port}", "--patience", str(self.patience)),
+            ]
+            log = self.directory / f"{party.name}.log"
+            self.parties[party.name] = Process(party.name, command, log)
+
+    @property
+    def everybody(self) -> list[Process]:
+        return [self.aggregator, *self.parties.values()]
+
+    def __enter__(self) -> Self:
+        for process in self.everybody:
+            process.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self.everybody:
+            process.kill()
+
+    def report(self, name: str) -> Mapping[str, Any]:
+        """Return what an end wrote; empty if it wrote nothing."""
+        folder = "state" if name == self.aggregator.name else name
+        path = self.directory / folder / "report.json"
+        report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return report
+
+    def wait(self, seconds: float) -> Iterator[None]:
+        """Yield until every process has ended or time is up."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(end.code is None for end in self.everybody):
+            yield
+            time.sleep(0.005)
+
+    def faults(self) -> list[str]:
+        """List everything that is not as it would be without a crash."""
+        found = [
+            f"{end.name} ended with {end.code}: {_last_words(end)}"
+            for end in self.everybody
+            if end.code != 0
+        ]
+        expected = self.stands.sum_digests()
+        names = [party.name for party in self.stands.plan.federation.parties]
+        bundles = set()
+        for end in self.everybody:
+            tasks = self.report(end.name).get("tasks", [])
+            if [task["sum_digest"] for task in tasks] != expected:
+                found.append(f"{end.name} has another sum")
+            if any(task["survivors"] != names for task in tasks):
+                found.append(f"{end.name} misses a party")
+            bundles.add(tuple(task["update_digest"] for task in tasks))
+        if len(bundles) != 1:
+            found.append("the ends have different updates")
+        return found
+
+
+def _last_words(end: Process) -> str:
+    lines = end.log.read_text(errors="replace").splitlines() if end.log.exists() else []
+    return lines[-1][-300:] if lines else "(no log)"

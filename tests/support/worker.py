@@ -1,0 +1,91 @@
+"""A party as a process of its own, without a model: real sessions that start quickly.
+
+    python -m tests.support.worker --plan PLAN --name NAME --statistics FILE --connect HOST:PORT ...
+
+It is `party join` with an editor that reads its statistics from a file. Everything else, journal
+included, is the product's.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from collabedit.cli.console import configure_logs, errors_to_exit_codes, log_observer
+from collabedit.cli.credentials import read_identity, read_tls
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.ids import LayerIndex
+from collabedit.party.client import ClientTls, GrpcChannel
+from collabedit.party.session import Member, run_session
+from collabedit.plan import Layer, load_plan
+from collabedit.sketch import LowRankUpdate, Matrix
+
+
+@dataclass
+class StoredEditor:
+    """Statistics from a file; keeps digests of what it applies."""
+
+    statistics_file: Path
+    applied: list[str] = field(default_factory=list)
+
+    def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
+        with np.load(self.statistics_file) as stored:
+            return [
+                (stored[f"keys-{layer.index}"], stored[f"residuals-{layer.index}"])
+                for layer in layers
+            ]
+
+    def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
+        self.applied += [updates[layer].to_bytes().hex()[:16] for layer in sorted(updates)]
+
+    def rollback(self) -> None:
+        self.applied.clear()
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    for option in ("plan", "identity", "tls-cert", "tls-key", "tls-ca", "statistics", "work"):
+        parser.add_argument(f"--{option}", type=Path, required=True)
+    for option in ("name", "connect"):
+        parser.add_argument(f"--{option}", required=True)
+    parser.add_argument("--patience", type=float, default=60.0)
+    return parser.parse_args()
+
+
+def _join(options: argparse.Namespace) -> None:
+    configure_logs(as_json=True, debug=True)
+    plan = load_plan(options.plan)
+    party = plan.party_id(options.name)
+    member = Member(plan, party, read_identity(options.identity, plan, party), SystemRandomness())
+    tls = read_tls(options.tls_cert, options.tls_key, options.tls_ca, name=options.name)
+    options.work.mkdir(parents=True, exist_ok=True)
+    channel = GrpcChannel(
+        options.connect,
+        tls=ClientTls(tls.certificate, tls.key, tls.authority),
+        server_name=plan.federation.aggregator.name,
+        patience=options.patience,
+    )
+    editor = StoredEditor(options.statistics)
+    report = run_session(member, channel, editor, observer=log_observer(role=options.name))
+    values = {
+        "session": report.session_id,
+        "tasks": [
+            {
+                "survivors": list(task.survivors),
+                "sum_digest": task.sum_digest,
+                "update_digest": task.update_digest,
+            }
+            for task in report.tasks
+        ],
+        "applied": editor.applied,
+        "bytes_sent": channel.bytes_sent,
+    }
+    (options.work / "report.json").write_text(json.dumps(values, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    with errors_to_exit_codes():
+        _join(_parse())
