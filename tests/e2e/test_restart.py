@@ -1,0 +1,64 @@
+"""An aggregator that was started anew, over real gRPC."""
+
+import threading
+import time
+from pathlib import Path
+
+from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.journal import Journal
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.ids import AGGREGATOR, PartyId
+from collabedit.proto import messages as m
+from collabedit.simulation import Simulation
+from tests.support.federations import TestFederation, build_federation
+from tests.support.networks import Network
+
+FEDERATION = build_federation(3)
+
+
+def finished(federation: TestFederation, directory: Path) -> Path:
+    """Run a session to its end and leave the journal as a crash before the farewell would."""
+    path = directory / "journal.sqlite"
+    simulation = Simulation(
+        federation.plan,
+        identities=federation.identities,
+        directory=directory,
+        randomness=dict.fromkeys((AGGREGATOR, *federation.plan.party_ids), SystemRandomness()),
+        journal=lambda: Journal(path),
+    )
+    assert len(simulation.run(federation.contribute).records) == 1
+    simulation._journal.close()
+    return path
+
+
+def test_whoever_missed_the_end_hears_it_from_the_restarted_aggregator(tmp_path: Path) -> None:
+    network = Network(FEDERATION, tmp_path)
+    coordinator = Coordinator(
+        FEDERATION.plan,
+        FEDERATION.identities[AGGREGATOR],
+        directory=tmp_path,
+        randomness=SystemRandomness(),
+        journal=Journal(finished(FEDERATION, tmp_path)),
+    )
+    assert coordinator.finished
+    with network.server(coordinator) as server:
+        started = time.monotonic()
+        driver = threading.Thread(target=server.run, kwargs={"linger": 30.0})
+        driver.start()
+        # Longer than the driver looks for somebody who polls.
+        time.sleep(1.0)
+        assert driver.is_alive()
+        for party in FEDERATION.plan.party_ids:
+            channel = network.channel(PartyId(party), server.port)
+            channel.open(coordinator.session_id)
+            kinds: list[int] = []
+            while not kinds or kinds[-1] != m.KINDS[m.UpdateVerified]:
+                packet = channel.next_packet(5.0)
+                assert packet is not None
+                kinds.append(packet.envelope.kind)
+            channel.close()
+        driver.join(20)
+        assert not driver.is_alive()
+        assert time.monotonic() - started < 25.0
+    coordinator.retire()
+    assert not list(tmp_path.glob("task-*"))
