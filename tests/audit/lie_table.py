@@ -30,7 +30,6 @@ ROUNDS = ("join", "r0", "r1", "r2", "r3", "r4", "r5", "r6", "any")
 
 NOT_LIES = {
     AbortReason.UNSPECIFIED: "is never given",
-    AbortReason.REPEATED_OPENING: "a second request for shares meets a state that holds none",
     AbortReason.INPUT_REFUSED: "a party's word on its own input",
     AbortReason.PARTY_LEFT: "a party's word on itself",
     AbortReason.TIMEOUT: "silence is no lie; `make dropout-matrix` is about silence",

@@ -746,7 +746,7 @@ def test_a_survivor_whose_shares_were_not_relayed_is_refused(full: Walk, refusal
 
 @pytest.mark.lie(
     role="aggregator",
-    lie="shows a second, overlapping set of survivors",
+    lie="shows a second, overlapping set of survivors to a state that signed one",
     round="r4",
     refused_by="UnexpectedMessageError",
 )
@@ -848,7 +848,7 @@ def test_exactly_one_kind_of_share_of_each_party_is_revealed(dropped: Walk) -> N
 
 @pytest.mark.lie(
     role="aggregator",
-    lie="asks a second time for shares",
+    lie="asks again for shares, of a state that holds none any more",
     round="r5",
     refused_by="UnexpectedMessageError",
 )

@@ -19,6 +19,7 @@ from collabedit.proto.envelope import sign_message
 from collabedit.proto.evidence import Evidence, EvidenceKind, verify
 from tests.protocol.stage import kind_of
 from tests.support.federations import build_federation
+from tests.support.lies import Refusal
 from tests.support.loopback import LoopbackChannel, driven
 from tests.support.networks import MatrixEditor
 
@@ -107,7 +108,13 @@ class Stage:
         return [decode_body(p.envelope.kind, p.envelope.body) for p in packets]
 
 
-def test_a_second_roster_ends_the_session_with_proof(tmp_path: Path) -> None:
+@pytest.mark.lie(
+    role="aggregator",
+    lie="signs two different rosters and shows a party both",
+    round="r0",
+    refused_by="ROSTER_FORK",
+)
+def test_a_second_roster_ends_the_session_with_proof(tmp_path: Path, refusal: Refusal) -> None:
     stage = Stage(tmp_path)
     stage.replace(
         m.RelayShares, lambda _: stage.sign(m.Roster(stage.said(m.Roster).advertisements[:4]))
@@ -115,6 +122,7 @@ def test_a_second_roster_ends_the_session_with_proof(tmp_path: Path) -> None:
     stage.run()
     error = stage.errors.pop(ONE)
     assert isinstance(error, SessionAbortedError)
+    refusal(error.reason)
     assert (error.reason, error.culprit) == (AbortReason.ROSTER_FORK, "aggregator")
     assert stage.sent(m.Abort) == [m.Abort(AbortReason.ROSTER_FORK, AGGREGATOR)]
     (evidence,) = stage.found.pop(ONE)
@@ -125,7 +133,15 @@ def test_a_second_roster_ends_the_session_with_proof(tmp_path: Path) -> None:
     assert not any(stage.found.values())
 
 
-def test_a_second_unmask_request_is_named_and_no_share_leaves(tmp_path: Path) -> None:
+@pytest.mark.lie(
+    role="aggregator",
+    lie="signs a second set of survivors before the shares leave",
+    round="r5",
+    refused_by="REPEATED_OPENING",
+)
+def test_a_second_unmask_request_is_named_and_no_share_leaves(
+    tmp_path: Path, refusal: Refusal
+) -> None:
     stage = Stage(tmp_path)
     stage.replace(
         m.SurvivorsConfirmed,
@@ -134,13 +150,22 @@ def test_a_second_unmask_request_is_named_and_no_share_leaves(tmp_path: Path) ->
     stage.run()
     error = stage.errors[ONE]
     assert isinstance(error, SessionAbortedError)
+    refusal(error.reason)
     assert (error.reason, error.culprit) == (AbortReason.REPEATED_OPENING, "aggregator")
     assert not stage.sent(m.Unmask)
     (evidence,) = stage.found[ONE]
     assert verify(evidence, stage.federation.plan).reason is AbortReason.REPEATED_OPENING
 
 
-def test_a_second_opening_is_named_after_the_shares_left_too(tmp_path: Path) -> None:
+@pytest.mark.lie(
+    role="aggregator",
+    lie="asks for shares a second time after they left",
+    round="r5",
+    refused_by="REPEATED_OPENING",
+)
+def test_a_second_opening_is_named_after_the_shares_left_too(
+    tmp_path: Path, refusal: Refusal
+) -> None:
     stage = Stage(tmp_path)
     stage.replace(
         m.Release,
@@ -151,12 +176,21 @@ def test_a_second_opening_is_named_after_the_shares_left_too(tmp_path: Path) -> 
     stage.run()
     error = stage.errors[ONE]
     assert isinstance(error, SessionAbortedError)
+    refusal(error.reason)
     assert error.reason is AbortReason.REPEATED_OPENING
     assert len(stage.sent(m.Unmask)) == 1
     assert len(stage.found[ONE]) == 1
 
 
-def test_a_signed_list_that_does_not_decode_is_the_aggregators_fault(tmp_path: Path) -> None:
+@pytest.mark.lie(
+    role="aggregator",
+    lie="signs a list that does not decode",
+    round="any",
+    refused_by="MALFORMED_MESSAGE",
+)
+def test_a_signed_list_that_does_not_decode_is_the_aggregators_fault(
+    tmp_path: Path, refusal: Refusal
+) -> None:
     stage = Stage(tmp_path)
     stage.replace(
         m.Roster, lambda _: stage.sign(m.Roster(stage.said(m.Roster).advertisements[::-1]))
@@ -164,6 +198,7 @@ def test_a_signed_list_that_does_not_decode_is_the_aggregators_fault(tmp_path: P
     stage.run()
     error = stage.errors[ONE]
     assert isinstance(error, SessionAbortedError)
+    refusal(error.reason)
     assert (error.reason, error.culprit) == (AbortReason.MALFORMED_MESSAGE, "aggregator")
     assert stage.sent(m.Abort) == [m.Abort(AbortReason.MALFORMED_MESSAGE, AGGREGATOR)]
     (evidence,) = stage.found[ONE]
