@@ -8,11 +8,14 @@ TORCH  ?= torch==2.13.0
 # Of `make crash-test`: kills of each role, and the seed that chooses them.
 CRASH_POINTS ?= 200
 CRASH_SEED   ?= 1
+# Of `make fuzz`: executions of all targets together, and where its random walk starts (1 or more).
+FUZZ_RUNS ?= 200000
+FUZZ_SEED ?= 1
 
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow check format protos bench dropout-matrix lie-table crash-test clean
+.PHONY: help demo test test-slow check format protos bench fuzz dropout-matrix lie-table crash-test clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -23,6 +26,7 @@ help:
 	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
 	@echo "make lie-table  try every lie of a coordinator or a party, and say what refused it"
 	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
+	@echo "make fuzz       coverage-guided fuzzing, FUZZ_RUNS and FUZZ_SEED, report in out/fuzz.json"
 
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,6 +42,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,fuzz]"
+	@touch $@
 
 demo: $(VENV)/.demo
 	$(BIN)/collabedit demo
@@ -74,8 +82,12 @@ dropout-matrix: $(VENV)/.dev
 
 lie-table: $(VENV)/.dev
 	$(BIN)/python -m tests.audit.lie_table
+
 crash-test: $(VENV)/.dev
 	$(BIN)/python -m tests.crash --points $(CRASH_POINTS) --seed $(CRASH_SEED)
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz.run --runs $(FUZZ_RUNS) --seed $(FUZZ_SEED)
 
 clean:
 	rm -rf $(VENV) out .cache build dist

@@ -203,9 +203,9 @@ class _Walker:
         self.result.completed = self.aggregator
 
 
-def walk(*, contributors: frozenset[PartyId], seed: int = 0) -> Walk:
-    """Walk all five parties to r3, then only `contributors`."""
-    federation = build_federation(5)
+def walk(*, contributors: frozenset[PartyId], seed: int = 0, count: int = 5) -> Walk:
+    """Walk all `count` parties to r3, then only `contributors`."""
+    federation = build_federation(count)
     plan = federation.plan
     session_id = hashlib.sha256(f"session {seed}".encode()).digest()
     context = m.Context(plan.digest, session_id, FIRST, first_chain(plan.digest, session_id))
