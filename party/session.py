@@ -122,6 +122,7 @@ def run_session(
     *,
     ledger: OpeningRecord | None = None,
     evidence: EvidenceSink | None = None,
+    enter: Callable[[bytes], None] | None = None,
     observer: Observer = _ignore,
 ) -> SessionReport:
     """Take part in one session, to its end.
@@ -131,6 +132,8 @@ def run_session(
         channel: to the aggregator; closed at the end.
         editor: our model and edits.
         ledger: told before each opening; None for throw-away sessions.
+        enter: told the session id before anything is signed in the session, and refuses one that
+            was entered before; None for throw-away identities.
         evidence: given proof of each lie of the aggregator that a third person can check.
         observer: told of every event.
 
@@ -141,6 +144,7 @@ def run_session(
     """
     session = _Session(member, channel, ledger, observer)
     session.witness = Witness(member.plan, evidence)
+    session.enter = enter
     try:
         session.join()
         reports = [
@@ -176,6 +180,7 @@ class _Session:
         self._refused = False
         self.session_id = b""
         self.witness = Witness(member.plan)
+        self.enter: Callable[[bytes], None] | None = None
 
     def join(self) -> None:
         plan, member = self._plan, self._member
@@ -190,6 +195,8 @@ class _Session:
         self._chain = first_chain(plan.digest, self.session_id)
         context = m.Context(plan.digest, self.session_id, TaskIndex(0), self._chain)
         open_envelope(answer, m.Welcome, context=context, identities=plan.identity)
+        if self.enter is not None:
+            self.enter(self.session_id)
         self._context = context
         self._channel.open(self.session_id)
         self._observer("joined", {"session": self.session_id.hex()[:16]})

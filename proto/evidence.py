@@ -26,11 +26,11 @@ an honest aggregator signed only one there, so its statements of two tasks or fo
 be combined into a contradiction.
 
 *Can a cheating aggregator frame a party?* Forks and relays accuse the aggregator alone, whatever
-its lists hold. A repeated statement needs two signatures of the party's own key. Attention: the
-session id is the aggregator's choice. If a party loses what it knows of a session and enters the
-same session again, it draws new keys and signs a second Advertise. That is a breach of SPEC 4.8(i)
-by the party's operator, who should not have run the identity twice; the proof says what the key
-signed, not why.
+its lists hold. A repeated statement needs two signatures of the party's own key in one context. The
+session id is the aggregator's choice, so it could have a party sign anew in an old session's
+context by using the id again: a party therefore writes each session down and enters none twice
+(`party.sessions`). Whoever takes that memory away, or runs one identity in two places, does sign
+two statements; the proof says what the key signed, not why.
 
 *What a fork does not prove*: that two lists exist. Either the aggregator showed somebody other
 lists than these, or it relayed a wrong statement of a party that lies with it. Both end the task;

@@ -34,6 +34,7 @@ from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
 from collabedit.party.edits import Edit, edits_digest, load_edits
 from collabedit.party.ledger import ACCEPT_OPTION, Ledger
 from collabedit.party.session import Member, SessionReport, run_session
+from collabedit.party.sessions import EnteredSessions
 from collabedit.plan import Plan, format_digest, load_plan
 from collabedit.proto.evidence_file import EvidenceFolder
 
@@ -59,6 +60,7 @@ ThreadsOption: TypeAlias = Annotated[
 TARGETS_FILE = "targets.safetensors"
 UPDATE_FILE = "update.safetensors"
 LEDGER_FILE = "ledger.jsonl"
+SESSIONS_FILE = "sessions.txt"
 REPORT_FILE = "report.json"
 
 
@@ -234,6 +236,7 @@ def join(
                 channel,
                 editor,
                 ledger=ledger,
+                enter=EnteredSessions(work / SESSIONS_FILE).enter,
                 evidence=evidence_sink(evidence, observe),
                 observer=observe,
             )
