@@ -22,7 +22,7 @@ from collabedit.aggregator.bundles import Bundles
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.mailboxes import Mailboxes
 from collabedit.aggregator.opening import OpenedTask, open_and_merge
-from collabedit.aggregator.records import TaskRecord
+from collabedit.aggregator.records import TaskRecord, describe_dropout
 from collabedit.aggregator.rounds import ROUNDS, waiting_for
 from collabedit.aggregator.task import advance, receive, start_task
 from collabedit.aggregator.tiles import TileStore
@@ -401,8 +401,22 @@ class Coordinator:
             self._finish(step.state)
         elif isinstance(step.state, s.Aborted):
             self._store.delete()
-            self._observer("aborted", {"task": self._task, "reason": step.state.reason.name})
+            fields = {"reason": step.state.reason.name, "why": step.state.detail}
+            self._observer("aborted", {"task": self._task, **fields})
+        elif isinstance(step.state, s.Opening):
+            self._report_strays(step.state)
         self._changed.notify_all()
+
+    def _report_strays(self, opening: s.Opening) -> None:
+        for stray in opening.strays:
+            self._observer(
+                "wrong-shares",
+                {
+                    "task": self._task,
+                    "owner": self.plan.party_name(stray.owner),
+                    "revealed_by": [self.plan.party_name(party) for party in stray.revealed_by],
+                },
+            )
 
     def _report_dropouts(self) -> None:
         if isinstance(self._state, s.Completed | s.Aborted):
@@ -410,14 +424,7 @@ class Coordinator:
         else:
             dropouts = self._state.progress.dropouts
         for dropout in dropouts[self._reported :]:
-            self._observer(
-                "dropped",
-                {
-                    "party": self.plan.party_name(dropout.party),
-                    "task": self._task,
-                    "round": dropout.round,
-                },
-            )
+            self._observer("dropped", {"task": self._task, **describe_dropout(self.plan, dropout)})
         self._reported = len(dropouts)
 
     def _finish(self, done: s.Completed) -> None:

@@ -19,6 +19,7 @@ from collabedit.errors import AbortReason
 from collabedit.ids import PartyId
 from collabedit.plan import Plan
 from collabedit.proto.messages import (
+    Abort,
     Advertise,
     Context,
     Contribute,
@@ -48,10 +49,28 @@ class TaskSetup:
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
-    """A party that was waited for in `round` and did not answer, or left."""
+    """A party that was waited for in `round` and did not answer, or left.
+
+    Attributes:
+        reason: as it said when it left, None if it fell silent.
+        accused: whom it blamed in its signed farewell. A claim: nobody else can check it.
+    """
 
     party: PartyId
     round: str
+    reason: AbortReason | None = None
+    accused: PartyId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StrayShare:
+    """Shares of `owner` that don't lie on the polynomial which leads to its committed secret.
+
+    Whoever revealed them altered them, or the owner dealt them so: it cannot be told which.
+    """
+
+    owner: PartyId
+    revealed_by: tuple[PartyId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +81,13 @@ class Progress:
         setup: see there.
         gone: left by their own word since the task began.
         dropouts: who fell silent or left, and in which round.
+        farewells: what those in `gone` said.
     """
 
     setup: TaskSetup
     gone: frozenset[PartyId] = frozenset()
     dropouts: tuple[Dropout, ...] = ()
+    farewells: Mapping[PartyId, Abort] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +165,14 @@ class Opening:
     Attributes:
         masks: what the sum of the survivors' vectors still carries.
         awaiting: survivors who are still there to receive the release.
+        strays: wrong shares that were outvoted.
     """
 
     progress: Progress
     survivors: frozenset[PartyId]
     masks: tuple[SignedMask, ...] = field(repr=False)
     awaiting: frozenset[PartyId]
+    strays: tuple[StrayShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ def _end_survivors(state: s.CollectingSurvivorConfirmations, progress: s.Progres
 def _end_unmask(state: s.CollectingUnmaskings, progress: s.Progress) -> s.Step:
     setup = progress.setup
     try:
-        masks = recover_masks(
+        recovered = recover_masks(
             setup.context,
             roster=state.roster,
             sharers=state.sharers,
@@ -224,7 +224,15 @@ def _end_unmask(state: s.CollectingUnmaskings, progress: s.Progress) -> s.Step:
         )
     except RefusalError as refusal:
         return _abort(state, progress, refusal)
-    return s.Step(s.Opening(progress, state.survivors, masks, frozenset(state.answers)))
+    return s.Step(
+        s.Opening(
+            progress,
+            state.survivors,
+            recovered.masks,
+            frozenset(state.answers),
+            recovered.strays,
+        )
+    )
 
 
 def _end_verify(state: s.CollectingVerifications, progress: s.Progress) -> s.Step:
@@ -280,8 +288,10 @@ def receive(state: s.State, packet: m.Packet) -> s.Step:
     if sender not in setup.expected:
         raise UnexpectedMessageError(f"{kind.__name__} of party {sender}, who is not in this task")
     if kind is m.Abort:
-        open_envelope(envelope, m.Abort, context=setup.context, identities=setup.plan.identity)
-        return _leave(state, sender)
+        farewell = open_envelope(
+            envelope, m.Abort, context=setup.context, identities=setup.plan.identity
+        )
+        return _leave(state, sender, farewell)
     file = MESSAGES.get((type(state), kind))
     if isinstance(state, s.Opening) or file is None:
         raise UnexpectedMessageError(f"{kind.__name__} in {type(state).__name__}")
@@ -319,11 +329,14 @@ def advance(state: s.State, event: s.Event) -> s.Step:
     raise UnexpectedMessageError(f"{type(event).__name__} in {type(state).__name__}")
 
 
-def _leave(state: s.Collecting | s.Opening, party: PartyId) -> s.Step:
+def _leave(state: s.Collecting | s.Opening, party: PartyId, farewell: m.Abort) -> s.Step:
     progress = state.progress
     if party in progress.gone:
         return s.Step(state)
-    left = replace(state, progress=replace(progress, gone=progress.gone | {party}))
+    farewells = {**progress.farewells, party: farewell}
+    left = replace(
+        state, progress=replace(progress, gone=progress.gone | {party}, farewells=farewells)
+    )
     if isinstance(left, s.Opening):
         return s.Step(left)
     answered = left.answers.keys() - left.progress.gone
@@ -342,7 +355,7 @@ def _end_round(state: s.State) -> s.Step:
     silent = sorted(expected(state) - state.answers.keys() - known)
     progress = replace(
         progress,
-        dropouts=progress.dropouts + tuple(s.Dropout(party, name) for party in silent),
+        dropouts=progress.dropouts + tuple(_dropout(progress, party, name) for party in silent),
     )
     threshold = progress.setup.plan.threshold
     if len(state.answers) < threshold:
@@ -362,6 +375,13 @@ def _end_round(state: s.State) -> s.Step:
         for party in sorted(late)
     )
     return s.Step(step.state, step.outbound + notices)
+
+
+def _dropout(progress: s.Progress, party: PartyId, round_name: str) -> s.Dropout:
+    farewell = progress.farewells.get(party)
+    if farewell is None:
+        return s.Dropout(party, round_name)
+    return s.Dropout(party, round_name, farewell.reason, farewell.culprit)
 
 
 def _abort(state: s.Collecting | s.Opening, progress: s.Progress, refusal: RefusalError) -> s.Step:

@@ -3,13 +3,16 @@
 A share is never taken on trust: a self-mask seed must meet its owner's commitment, a mask key must
 give the public key that its owner advertised. If the first t shares don't, other sets of t are
 tried, so one wrong share cannot spoil a sum that enough right ones support. Without a set that
-fits, nothing is opened.
+fits, nothing is opened. With one, shares that are not on its polynomial are reported: whoever
+revealed them altered them, or their owner dealt them so.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
+from collabedit.aggregator.states import StrayShare
 from collabedit.crypto.agreement import AgreementKey
 from collabedit.crypto.kdf import commit, is_equal
 from collabedit.crypto.keystream import Keystream
@@ -26,6 +29,14 @@ MAXIMUM_SUBSETS = 2000
 one in any plan, as long as t right shares are left."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The masks that a sum carries, and the shares that did not fit while others did."""
+
+    masks: tuple[SignedMask, ...] = field(repr=False)
+    strays: tuple[StrayShare, ...]
+
+
 def recover_masks(
     context: Context,
     *,
@@ -34,7 +45,7 @@ def recover_masks(
     survivors: frozenset[PartyId],
     revealed: Mapping[PartyId, Unmask],
     threshold: int,
-) -> tuple[SignedMask, ...]:
+) -> Recovered:
     """Reconstruct each survivor's self mask and each dropped party's masks with the survivors.
 
     Args:
@@ -48,11 +59,12 @@ def recover_masks(
     Raises:
         RefusalError: INVALID_SHARE, if no set of shares leads to an owner's secret.
     """
-    masks = []
+    masks: list[SignedMask] = []
+    strays: list[StrayShare] = []
     for owner in sorted(sharers):
         shares = {sender: unmask.shares[owner].value for sender, unmask in revealed.items()}
         if owner in survivors:
-            seed = _reconstruct(
+            seed, wrong = _reconstruct(
                 shares,
                 threshold=threshold,
                 owner=owner,
@@ -61,19 +73,21 @@ def recover_masks(
             )
             key = self_mask_key(seed, owner_context(context, owner))
             masks.append(SignedMask(1, Keystream(key)))
+            strays += wrong
             continue
-        secret = _reconstruct(
+        secret, wrong = _reconstruct(
             shares,
             threshold=threshold,
             owner=owner,
             public_image=_mask_public,
             expected=roster[owner].mask_public,
         )
+        strays += wrong
         agreement = AgreementKey.from_secret(secret)
         for survivor in sorted(survivors):
             key = pair_mask_key(agreement, roster[survivor].mask_public, context_fields(context))
             masks.append(SignedMask(pair_sign(survivor, owner), Keystream(key)))
-    return tuple(masks)
+    return Recovered(tuple(masks), tuple(strays))
 
 
 def _mask_public(secret: bytes) -> bytes:
@@ -101,16 +115,46 @@ def _reconstruct(
     owner: PartyId,
     public_image: Callable[[bytes], bytes],
     expected: bytes,
-) -> bytes:
+) -> tuple[bytes, list[StrayShare]]:
+    tried = 0
     for subset in itertools.islice(_subsets(sorted(shares), threshold), MAXIMUM_SUBSETS):
+        tried += 1
+        fitting = {party: shares[party] for party in subset}
         try:
-            secret = combine({party: shares[party] for party in subset}, threshold=threshold)
+            secret = combine(fitting, threshold=threshold)
         except InvalidShareError:
             continue
         if is_equal(public_image(secret), expected):
-            return secret
+            wrong = _off_polynomial(shares, fitting, threshold=threshold)
+            return secret, [StrayShare(owner, wrong)] if wrong else []
+    # All sets were tried unless their number was cut off; then an honest owner means many liars.
+    blame = f"party {owner} dealt wrong ones"
+    if tried < MAXIMUM_SUBSETS:
+        liars = len(shares) - threshold + 1
+        blame += f", or at least {liars} of the {len(shares)} parties that revealed them lied"
     raise RefusalError(
         AbortReason.INVALID_SHARE,
-        f"no {threshold} shares of party {owner} lead to what it committed to",
+        f"no {threshold} shares of party {owner} lead to what it committed to: {blame}",
         culprit=None,
+    )
+
+
+def _off_polynomial(
+    shares: Mapping[PartyId, bytes], fitting: Mapping[PartyId, bytes], *, threshold: int
+) -> tuple[PartyId, ...]:
+    """List whose shares are not on the polynomial of degree t - 1 through the t `fitting` ones."""
+
+    def fits(others: Mapping[PartyId, bytes]) -> bool:
+        try:
+            combine({**fitting, **others}, threshold=threshold)
+        except InvalidShareError:
+            return False
+        return True
+
+    if fits(shares):
+        return ()
+    return tuple(
+        party
+        for party in sorted(shares.keys() - fitting.keys())
+        if not fits({party: shares[party]})
     )

@@ -10,6 +10,7 @@ import typer
 
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.journal import Journal
+from collabedit.aggregator.records import describe_dropout
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.aggregator.states import Aborted
 from collabedit.cli.console import (
@@ -126,11 +127,13 @@ def serve(
 
 def _write_report(path: Path, coordinator: Coordinator) -> None:
     plan, last = coordinator.plan, coordinator.state
+    dropouts = last.dropouts if isinstance(last, Aborted) else ()
     report = {
         "plan": format_digest(plan.digest),
         "session": coordinator.session_id.hex(),
         "tasks": [record.to_dict(plan) for record in coordinator.records],
         "aborted": last.reason.name if isinstance(last, Aborted) else None,
+        "dropouts_of_aborted_task": [describe_dropout(plan, dropout) for dropout in dropouts],
     }
     path.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from collabedit.aggregator.unmasking import MAXIMUM_SUBSETS, recover_masks
+from collabedit.aggregator.unmasking import MAXIMUM_SUBSETS, Recovered, recover_masks
 from collabedit.crypto.agreement import AgreementKey
 from collabedit.crypto.kdf import commit
 from collabedit.crypto.keystream import Keystream
@@ -51,6 +51,9 @@ class Federation:
                 shares[owner] = type(share)(bytes([0]) + bytes([liar]) * 32)
 
     def masks(self, revealed: Mapping[PartyId, object] | None = None) -> tuple[SignedMask, ...]:
+        return self.recovered(revealed).masks
+
+    def recovered(self, revealed: Mapping[PartyId, object] | None = None) -> Recovered:
         who = self.revealed if revealed is None else revealed
         return recover_masks(
             CONTEXT,
@@ -158,3 +161,57 @@ def test_attempts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RefusalError):
         Federation(40, 27).masks()
     assert attempts == MAXIMUM_SUBSETS
+
+
+# Wrong shares that were outvoted are named.
+
+
+def named(recovered: Recovered) -> dict[int, tuple[int, ...]]:
+    return {stray.owner: stray.revealed_by for stray in recovered.strays}
+
+
+@pytest.mark.parametrize("dropped", [[], [2]])
+def test_shares_that_all_fit_name_nobody(dropped: list[int]) -> None:
+    assert named(Federation(7, 5, frozenset(dropped)).recovered()) == {}
+
+
+@pytest.mark.parametrize("liars", [(1,), (4,), (7,), (1, 7)])
+def test_whoever_reveals_wrong_shares_is_named_for_every_owner(liars: tuple[int, ...]) -> None:
+    federation = Federation(7, 5)
+    federation.lie(*liars)
+    assert named(federation.recovered()) == dict.fromkeys(range(1, 8), liars)
+
+
+def test_a_wrong_share_of_a_dropped_party_is_named() -> None:
+    federation = Federation(7, 5, frozenset([2]))
+    shares = federation.revealed[PartyId(4)]
+    shares[PartyId(2)] = m.MaskKeyShare(b"\xff" * 33)
+    assert named(federation.recovered()) == {2: (4,)}
+
+
+def test_a_wrong_share_that_its_owner_dealt_looks_the_same() -> None:
+    """Party 3 deals a wrong share to party 6, who reveals it faithfully: it cannot be told."""
+    federation = Federation(7, 5)
+    federation.revealed[PartyId(6)][PartyId(3)] = m.SelfMaskShare(bytes(33))
+    assert named(federation.recovered()) == {3: (6,)}
+
+
+def test_with_no_share_to_spare_a_liar_cannot_be_outvoted() -> None:
+    federation = Federation(5, 4, frozenset([1]))
+    federation.lie(2)
+    with pytest.raises(RefusalError, match="party 1 dealt wrong ones, or at least 1 of the 4"):
+        federation.masks()
+
+
+def test_a_refusal_says_who_it_can_have_been() -> None:
+    federation = Federation(9, 7)
+    federation.lie(1, 5, 8)
+    with pytest.raises(RefusalError, match="party 1 dealt wrong ones, or at least 3 of the 9"):
+        federation.masks()
+
+
+def test_a_refusal_does_not_count_liars_if_not_all_sets_were_tried() -> None:
+    federation = Federation(30, 21)
+    federation.lie(*range(1, 11))
+    with pytest.raises(RefusalError, match=r"party 1 dealt wrong ones$"):
+        federation.masks()
