@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import grpc
@@ -13,11 +14,13 @@ from collabedit.crypto.certificates import create_authority
 from collabedit.crypto.ring import to_bytes
 from collabedit.errors import (
     AbortReason,
+    BoundsError,
     NumericError,
     ProtocolError,
     SessionAbortedError,
     TransportError,
 )
+from collabedit.exchange import encode_frame
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Plan, Timing
 from collabedit.proto.codec import encode_packet
@@ -109,6 +112,78 @@ def test_an_overflow_refuses_at_the_party_and_the_others_go_on(tmp_path: Path) -
     run(network, [1, 2, 3, 4, 5], party_2=1e6)
     assert isinstance(network.errors[PartyId(2)], NumericError)
     assert_parity(network, 1, 0, {1, 3, 4, 5})
+
+
+def test_a_key_beyond_the_bounds_refuses_at_the_party_and_the_others_go_on(
+    tmp_path: Path,
+) -> None:
+    network = Network(with_timing(build_federation(5)), tmp_path)
+    run(network, [1, 2, 3, 4, 5], party_2=12.0)
+    assert isinstance(network.errors[PartyId(2)], BoundsError)
+    assert_parity(network, 1, 0, {1, 3, 4, 5})
+    (dropped,) = [fields for event, fields in network.events if event == "dropped"]
+    assert (dropped["party"], dropped["reason"]) == ("party-2", "INPUT_REFUSED")
+
+
+def test_a_party_without_checks_gets_nothing_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(with_timing(build_federation(5)), tmp_path)
+    monkeypatch.setattr("collabedit.exchange.check_columns", lambda *_columns, **_caps: None)
+    run(network, [1, 2, 3, 4, 5], party_2=12.0)
+    for party in network.federation.plan.party_ids:
+        error = network.errors[party]
+        assert isinstance(error, SessionAbortedError)
+        assert (error.reason, error.culprit) == (AbortReason.BOUNDS_EXCEEDED, "")
+        assert not network.editors[party].applied
+    assert not [event for event, _ in network.events if event == "opened"]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("beyond the layout", "tile"),
+        ("too long", "must have"),
+        ("another payload for a stored tile", "tile 0"),
+        ("larger than any message", ""),
+    ],
+)
+def test_a_bad_frame_costs_its_sender_the_upload_and_nobody_else_anything(
+    how: str, said: str, tmp_path: Path
+) -> None:
+    network = Network(with_timing(build_federation(5)), tmp_path)
+    coordinator = network.coordinator()
+
+    def spoil(frames: Iterable[bytes]) -> Iterator[bytes]:
+        sent = list(frames)
+        payload = sent[0][48:]
+        yield from sent[:1]
+        yield {
+            "beyond the layout": encode_frame(len(sent), payload),
+            "too long": encode_frame(0, payload + bytes(8)),
+            "another payload for a stored tile": encode_frame(0, bytes(len(payload))),
+            "larger than any message": encode_frame(0, bytes(20 << 20)),
+        }[how]
+        yield from sent[1:]
+
+    with network.server(coordinator) as server:
+        channels = {
+            party: network.channel(PartyId(party), server.port) for party in (1, 2, 3, 4, 5)
+        }
+        upload = channels[2].upload
+        channels[2].upload = (  # type: ignore[method-assign]
+            lambda task, frames: upload(task, lambda: spoil(frames()))
+        )
+        threads = [network.join(PartyId(party), channel) for party, channel in channels.items()]
+        assert server.run(linger=5.0)
+        for thread in threads:
+            thread.join(20)
+    assert set(network.errors) == {2}
+    assert_parity(network, 1, 0, {1, 3, 4, 5})
+    refused = [str(fields["why"]) for event, fields in network.events if event == "refused"]
+    # gRPC itself refuses a message above its limit; it never reaches us.
+    assert all(said in why for why in refused)
+    assert bool(refused) == bool(said)
 
 
 @pytest.mark.lie(

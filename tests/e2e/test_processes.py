@@ -490,6 +490,10 @@ def test_below_the_threshold_everybody_stops_and_nothing_is_written(
         assert_one_line(session.aggregator, r"error: BELOW_THRESHOLD: .*3 parties.*asks for 4.*")
         assert session.aggregator.report["aborted"] == "BELOW_THRESHOLD"
         assert len(session.aggregator.report["tasks"]) == 1
+        left = session.aggregator.report["dropouts_of_aborted_task"]
+        assert [(dropout["party"], dropout["round"]) for dropout in left] == [
+            (party, "r3-contribute") for party in victims
+        ]
         gone = [event for event in session.aggregator.events if event["event"] == "dropped"]
         assert [(event["party"], event["round"]) for event in gone] == [
             (party, "r3-contribute") for party in victims

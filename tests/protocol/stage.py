@@ -237,6 +237,7 @@ class Session:
     Attributes:
         alter: replaces what parties send.
         alter_frames: replaces what parties upload.
+        alter_encoded: replaces what parties mask, any ring elements.
         watch: told of each party's state and of the coordinator after everything that happens.
     """
 
@@ -244,6 +245,7 @@ class Session:
     directory: Path
     alter: Alter = honest
     alter_frames: Callable[[PartyId, list[bytes]], Iterable[bytes]] = lambda _party, frames: frames
+    alter_encoded: Callable[[PartyId, RingArray], RingArray] = lambda _party, encoded: encoded
     watch: Callable[["Session"], None] = lambda _session: None
     randomness: Mapping[PartyId, Randomness] | None = None
     observer: Observer = lambda _event, _fields: None
@@ -296,8 +298,8 @@ class Session:
         context = m.Context(plan.digest, coordinator.session_id, task, chain)
         assert self.randomness is not None
         for party in sorted(present):
-            self.encoded[party, task] = plan_encoding(plan).encode(
-                self.federation.contribute(party, task)
+            self.encoded[party, task] = self.alter_encoded(
+                party, plan_encoding(plan).encode(self.federation.contribute(party, task))
             )
             setup = s.TaskSetup(
                 plan, context, party, self.federation.identities[party], self.randomness[party]
