@@ -6,8 +6,9 @@ moved to another plan, session, task, round or sender, nor presented after anoth
 released updates. Relayed envelopes are kept byte for byte, so a third person can check them.
 """
 
+import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from collabedit.crypto.kdf import encode_fields, transcript_hash
 from collabedit.crypto.signing import SigningKey, VerifyKey
@@ -19,15 +20,23 @@ from collabedit.proto.codec import decode_body, encode_body
 
 T = TypeVar("T", bound=m.Message)
 
+_ENVELOPE: Final = encode_fields("collabedit/v1/envelope")
+
 Identities = Callable[[PartyId], bytes]
 """Looks up the Ed25519 key that the plan pins for a sender, 0 being the aggregator."""
 
 
+@functools.lru_cache(maxsize=16)
+def _context_fields(version: int, context: m.Context) -> bytes:
+    return encode_fields(
+        version, context.plan_digest, context.session_id, context.task, context.chain
+    )
+
+
 def context_fields(context: m.Context) -> bytes:
     """Encode a context for labels, associated data and transcripts (SPEC 2.3)."""
-    return encode_fields(
-        m.PROTOCOL_VERSION, context.plan_digest, context.session_id, context.task, context.chain
-    )
+    # Hundreds of statements of a task share their context: it is encoded once.
+    return _context_fields(m.PROTOCOL_VERSION, context)
 
 
 def first_chain(plan_digest: bytes, session_id: bytes) -> bytes:
@@ -41,17 +50,8 @@ def next_chain(chain: bytes, update_digest: bytes) -> bytes:
 
 
 def _signed_bytes(context: m.Context, sender: PartyId, kind: int, body: bytes) -> bytes:
-    return encode_fields(
-        "collabedit/v1/envelope",
-        m.PROTOCOL_VERSION,
-        context.plan_digest,
-        context.session_id,
-        context.task,
-        context.chain,
-        kind,
-        sender,
-        body,
-    )
+    # The encoding of a list is the concatenation of the encodings of its fields.
+    return _ENVELOPE + context_fields(context) + encode_fields(kind, sender, body)
 
 
 def sign_message(
@@ -76,13 +76,19 @@ def check_identities(plan: Plan) -> None:
             raise PlanError(f"the identity of {plan.party_name(member)}: {error}") from error
 
 
+@functools.lru_cache(maxsize=1024)
+def _verify_key(public: bytes) -> VerifyKey:
+    # Loading one key again for each of its signatures would add a tenth to the verification.
+    return VerifyKey.from_bytes(public)
+
+
 def verify_signature(envelope: m.Envelope, *, identities: Identities) -> None:
     """Check the signature under the identity pinned for the sender that the envelope names.
 
     Raises:
         InvalidSignatureError: it does not verify.
     """
-    VerifyKey.from_bytes(identities(envelope.sender)).verify(
+    _verify_key(identities(envelope.sender)).verify(
         envelope.signature,
         _signed_bytes(envelope.context, envelope.sender, envelope.kind, envelope.body),
     )
