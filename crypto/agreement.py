@@ -7,11 +7,12 @@ what is returned:
   7748 has receivers reduce other encodings silently; we bind keys by their bytes, and two encodings
   of one point would be two keys.
 - The all-zero check, optional in section 6.1, is mandatory: low-order points would let a relay fix
-  the shared key.
+  the shared key. `check_public` looks the points up instead, which costs no exchange.
 - The raw shared point is never handed out. HKDF binds it to both public keys, as section 7
   recommends.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -24,28 +25,26 @@ PUBLIC_BYTES: Final = 32
 
 _FIELD_PRIME: Final = 2**255 - 19
 
-# Any scalar works: clamping makes it a multiple of 8, which sends exactly the low-order points to
-# zero. It protects nothing, so it may be public.
-_THROWAWAY_SCALAR: Final = b"\x42" * SECRET_BYTES
-
-
-def _load_public(public: bytes) -> X25519PublicKey:
-    if len(public) != PUBLIC_BYTES:
-        raise InvalidPublicKeyError(
-            f"an X25519 public key has {PUBLIC_BYTES} bytes, not {len(public)}"
-        )
-    if int.from_bytes(public, "little") >= _FIELD_PRIME:
-        raise InvalidPublicKeyError("an X25519 public key is not in its canonical encoding")
-    return X25519PublicKey.from_public_bytes(public)
+# u of the canonical points whose order divides 8 on the curve or 4 on its twist: exactly those that
+# a clamped scalar, a multiple of 8, sends to zero. The last two are the points of order 8.
+_LOW_ORDER_U: Final = frozenset(
+    {
+        0,
+        1,
+        _FIELD_PRIME - 1,
+        0x00B8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
+        0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
+    }
+)
 
 
 def _exchange(private: X25519PrivateKey, public: bytes) -> bytes:
-    peer = _load_public(public)
+    check_public(public)
     try:
-        return private.exchange(peer)
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
-        # OpenSSL refuses the all-zero result (RFC 7748, section 6.1); nothing else can fail for a
-        # loaded key.
+        # OpenSSL refuses the all-zero result itself (RFC 7748, section 6.1); nothing else can fail
+        # for a loaded key.
         raise InvalidPublicKeyError("an X25519 public key is of low order") from error
 
 
@@ -55,7 +54,15 @@ def check_public(public: bytes) -> None:
     Raises:
         InvalidPublicKeyError: wrong length, not canonical, or of low order.
     """
-    _exchange(X25519PrivateKey.from_private_bytes(_THROWAWAY_SCALAR), public)
+    if len(public) != PUBLIC_BYTES:
+        raise InvalidPublicKeyError(
+            f"an X25519 public key has {PUBLIC_BYTES} bytes, not {len(public)}"
+        )
+    u = int.from_bytes(public, "little")
+    if u >= _FIELD_PRIME:
+        raise InvalidPublicKeyError("an X25519 public key is not in its canonical encoding")
+    if u in _LOW_ORDER_U:
+        raise InvalidPublicKeyError("an X25519 public key is of low order")
 
 
 class AgreementKey:
@@ -106,13 +113,27 @@ class AgreementKey:
         Raises:
             InvalidPublicKeyError: the peer's key is malformed, of low order, or our own.
         """
+        (key,) = self.agree_all(peer_public, label=label, contexts=(context,))
+        return key
+
+    def agree_all(
+        self, peer_public: bytes, *, label: str, contexts: Sequence[bytes]
+    ) -> tuple[bytes, ...]:
+        """Derive what `agree` gives for each context, from one exchange.
+
+        Raises:
+            InvalidPublicKeyError: the peer's key is malformed, of low order, or our own.
+        """
         if peer_public == self._public:
             # Nobody honest draws our key; a relay that reflects it would have us agree with
             # ourselves.
             raise InvalidPublicKeyError("a peer presented our own X25519 public key")
         shared = _exchange(self._private, peer_public)
         low, high = sorted((self._public, peer_public))
-        return derive_key(shared, label=label, context=encode_fields(context, low, high))
+        return tuple(
+            derive_key(shared, label=label, context=encode_fields(context, low, high))
+            for context in contexts
+        )
 
     def __repr__(self) -> str:
         """Show the class only: the public half would suggest that the rest is safe to print."""

@@ -29,11 +29,50 @@ OVERHEAD_BYTES: Final = NONCE_BYTES + TAG_BYTES
 """A sealed message is this much longer than its plaintext."""
 
 
-def _cipher(
-    mine: AgreementKey, peer_public: bytes, *, sender_public: bytes, receiver_public: bytes
-) -> AESGCM:
-    direction = encode_fields(sender_public, receiver_public)
-    return AESGCM(mine.agree(peer_public, label="seal", context=direction))
+class Channel:
+    """The two directional keys between our sealing key and a peer's, from one agreement.
+
+    `seal` and `open` are those of the module, for whoever does both with the same peer.
+    """
+
+    __slots__ = ("_inbound", "_outbound")
+
+    def __init__(self, mine: AgreementKey, peer_public: bytes) -> None:
+        """Agree with the peer.
+
+        Raises:
+            InvalidPublicKeyError: the peer's key is malformed, of low order, or our own.
+        """
+        to_peer = encode_fields(mine.public, peer_public)
+        from_peer = encode_fields(peer_public, mine.public)
+        keys = mine.agree_all(peer_public, label="seal", contexts=(to_peer, from_peer))
+        self._outbound, self._inbound = (AESGCM(key) for key in keys)
+
+    def seal(self, plaintext: bytes, *, associated_data: bytes, randomness: Randomness) -> bytes:
+        """Encrypt and authenticate a message to the peer; arguments as of the function `seal`."""
+        nonce = randomness.random_bytes(NONCE_BYTES)
+        return nonce + self._outbound.encrypt(nonce, plaintext, associated_data)
+
+    def open(self, sealed: bytes, *, associated_data: bytes) -> bytes:
+        """Open a message of the peer, or refuse it.
+
+        Raises:
+            InvalidSealError: truncated or altered, from somebody else, or with other associated
+                data.
+        """
+        if len(sealed) < OVERHEAD_BYTES:
+            raise InvalidSealError("a sealed message is shorter than its nonce and tag")
+        try:
+            return self._inbound.decrypt(
+                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], associated_data
+            )
+        except InvalidTag as error:
+            raise InvalidSealError(
+                "a sealed message does not open under these keys and context"
+            ) from error
+
+    def __repr__(self) -> str:
+        return "Channel(<secret>)"
 
 
 def seal(
@@ -58,11 +97,9 @@ def seal(
     Raises:
         InvalidPublicKeyError: the receiver's key is malformed, of low order, or the sender's own.
     """
-    cipher = _cipher(
-        sender, receiver_public, sender_public=sender.public, receiver_public=receiver_public
+    return Channel(sender, receiver_public).seal(
+        plaintext, associated_data=associated_data, randomness=randomness
     )
-    nonce = randomness.random_bytes(NONCE_BYTES)
-    return nonce + cipher.encrypt(nonce, plaintext, associated_data)
 
 
 def open_sealed(
@@ -75,14 +112,10 @@ def open_sealed(
             other associated data, or the sender's key itself is unusable. Which of these is not
             told.
     """
-    if len(sealed) < OVERHEAD_BYTES:
-        raise InvalidSealError("a sealed message is shorter than its nonce and tag")
     try:
-        cipher = _cipher(
-            receiver, sender_public, sender_public=sender_public, receiver_public=receiver.public
-        )
-        return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], associated_data)
-    except (InvalidTag, InvalidPublicKeyError) as error:
+        channel = Channel(receiver, sender_public)
+    except InvalidPublicKeyError as error:
         raise InvalidSealError(
             "a sealed message does not open under these keys and context"
         ) from error
+    return channel.open(sealed, associated_data=associated_data)

@@ -1,5 +1,7 @@
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from collabedit.crypto import agreement
 from collabedit.crypto.agreement import AgreementKey, check_public
 from collabedit.errors import InvalidPublicKeyError
 from tests.support.randomness import InsecureTestRandomness
@@ -83,3 +85,20 @@ def test_good_points_pass() -> None:
 def test_a_reflected_key_is_refused() -> None:
     with pytest.raises(InvalidPublicKeyError, match="our own"):
         agree(ALICE, ALICE)
+
+
+@pytest.mark.parametrize("public", LOW_ORDER)
+def test_the_list_of_low_order_points_is_what_the_library_refuses(public: str) -> None:
+    """The lookup replaces an exchange; the library's own check is the reference."""
+    peer = X25519PublicKey.from_public_bytes(bytes.fromhex(public))
+    with pytest.raises(ValueError, match="Error computing shared key"):
+        X25519PrivateKey.from_private_bytes(b"\x42" * 32).exchange(peer)
+    assert int.from_bytes(bytes.fromhex(public), "little") in agreement._LOW_ORDER_U
+    assert len(agreement._LOW_ORDER_U) == len(LOW_ORDER)
+
+
+def test_one_exchange_gives_the_keys_of_all_contexts() -> None:
+    contexts = (b"there", b"back", b"")
+    together = ALICE.agree_all(BOB.public, label="a", contexts=contexts)
+    assert together == tuple(ALICE.agree(BOB.public, label="a", context=c) for c in contexts)
+    assert len(set(together)) == 3

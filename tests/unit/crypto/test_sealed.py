@@ -1,7 +1,7 @@
 import pytest
 
 from collabedit.crypto.agreement import AgreementKey
-from collabedit.crypto.sealed import OVERHEAD_BYTES, open_sealed, seal
+from collabedit.crypto.sealed import OVERHEAD_BYTES, Channel, open_sealed, seal
 from collabedit.errors import InvalidPublicKeyError, InvalidSealError
 from tests.support.randomness import InsecureTestRandomness
 
@@ -94,3 +94,18 @@ def test_nothing_is_sealed_to_an_unusable_key() -> None:
             associated_data=CONTEXT,
             randomness=RANDOMNESS,
         )
+
+
+def test_a_channel_seals_and_opens_as_the_functions_do() -> None:
+    here, there = Channel(ALICE, BOB.public), Channel(BOB, ALICE.public)
+    sealed = here.seal(TEXT, associated_data=CONTEXT, randomness=RANDOMNESS)
+    assert there.open(sealed, associated_data=CONTEXT) == opened(sealed) == TEXT
+    assert there.open(sealed_for_bob(), associated_data=CONTEXT) == TEXT
+
+
+def test_a_channel_has_a_key_for_each_direction() -> None:
+    here = Channel(ALICE, BOB.public)
+    sealed = here.seal(TEXT, associated_data=CONTEXT, randomness=RANDOMNESS)
+    with pytest.raises(InvalidSealError):
+        here.open(sealed, associated_data=CONTEXT)
+    assert repr(here) == "Channel(<secret>)"
