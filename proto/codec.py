@@ -1,10 +1,10 @@
 """Messages to bytes and back. The only module that sees generated protobuf code.
 
-Decoding is strict (SPEC 3.3): after a message is parsed it is encoded again, without what the parser
-does not know, and must give the very bytes that came in. That one rule refuses unknown fields,
-trailing bytes, repeated singular fields and non-minimal encodings, so that one message has one
-encoding. Lengths, ranges and ascending order are checked besides. Everything that is wrong with a
-peer's bytes is a `MalformedMessageError`.
+Decoding is strict (SPEC 3.3): after a message is parsed it is encoded again, without what the
+parser does not know, and must give the very bytes that came in. That one rule refuses unknown
+fields, trailing bytes, repeated singular fields and non-minimal encodings, so that one message has
+one encoding. Lengths, ranges and ascending order are checked besides. Everything that is wrong with
+a peer's bytes is a `MalformedMessageError`.
 """
 
 import math

@@ -23,7 +23,12 @@ from collabedit.bounds import EnergyLimits
 from collabedit.errors import PlanError
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.sketch import OVERSAMPLING
-from collabedit.threat_model import MAXIMUM_PARTIES, MINIMUM_PARTIES, minimum_threshold
+from collabedit.threat_model import (
+    MAXIMUM_PARTIES,
+    MINIMUM_PARTIES,
+    maximum_corruptions,
+    minimum_threshold,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -59,9 +64,18 @@ class Coordinator(_Section):
 
 
 class Federation(_Section):
-    """Who takes part. A party's id is its position in `parties`, from 1; never reorder."""
+    """Who takes part. A party's id is its position in `parties`, from 1; never reorder.
+
+    Attributes:
+        threshold: fewest parties in any list, confirmation or sum.
+        corruptions: how many parties may collude with the aggregator without harm to the others, in
+            a graph no denser than that takes (SPEC 4.2); None takes the full graph.
+        aggregator: the coordinator.
+        parties: in the order of their ids.
+    """
 
     threshold: int
+    corruptions: int | None = None
     aggregator: Coordinator
     parties: Annotated[tuple[Party, ...], Field(min_length=MINIMUM_PARTIES, strict=False)]
 
@@ -74,6 +88,12 @@ class Federation(_Section):
         if not floor <= self.threshold <= count:
             raise ValueError(
                 f"threshold {self.threshold} for {count} parties, must be {floor} to {count}"
+            )
+        ceiling = maximum_corruptions(count, self.threshold)
+        if self.corruptions is not None and not 0 <= self.corruptions <= ceiling:
+            raise ValueError(
+                f"corruptions {self.corruptions} for {count} parties with threshold "
+                f"{self.threshold}, must be 0 to {ceiling}"
             )
         for what, values in (
             ("name", [p.name for p in self.parties] + [self.aggregator.name]),
@@ -267,7 +287,7 @@ class Plan(_Section):
     def digest(self) -> bytes:
         """SHA-256 of the plan's canonical JSON under a domain label (SPEC 2.1), 32 bytes."""
         canonical = json.dumps(
-            self.model_dump(mode="json"),
+            self.model_dump(mode="json", exclude_none=True),
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=True,
@@ -340,7 +360,9 @@ class Plan(_Section):
 
     def to_toml(self) -> str:
         """Write the plan as TOML that `load_plan` reads back to an equal plan."""
-        return tomli_w.dumps(self.model_dump(mode="json"), multiline_strings=False)
+        return tomli_w.dumps(
+            self.model_dump(mode="json", exclude_none=True), multiline_strings=False
+        )
 
 
 @contextmanager

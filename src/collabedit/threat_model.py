@@ -35,3 +35,19 @@ class Adversary(enum.Enum):
 def minimum_threshold(parties: int) -> int:
     """Return the smallest threshold that parties accept: max(3, ⌊2N/3⌋ + 1) for N parties."""
     return max(MINIMUM_PARTIES, 2 * parties // 3 + 1)
+
+
+def maximum_corruptions(parties: int, threshold: int) -> int:
+    """Return how many of N parties may collude with a lying aggregator: c < 2t - N, c <= t - 2.
+
+    With more it could collect both kinds of share of a victim, or leave one honest party in a sum.
+    """
+    return min(2 * threshold - parties - 1, threshold - 2)
+
+
+def proposed_corruptions(parties: int) -> int:
+    """Return the bound on collusion that a new plan with a sparse graph states: every fifth party.
+
+    docs/adr/0008 has the reason and what other bounds cost.
+    """
+    return parties // 5

@@ -72,6 +72,7 @@ def plan_text(
     """TOML of a plan; `changes` replace `section__field` values."""
     values: dict[str, object] = {
         "threshold": minimum_threshold(parties),
+        "corruptions": None,
         "capacity": parties * edits_each + 8,
         "ring_bits": 64,
         "fractional_bits": 40,
@@ -83,6 +84,8 @@ def plan_text(
         "schedule": '"sequential"',
         **changes,
     }
+    bound = values["corruptions"]
+    corruptions = "" if bound is None else f"corruptions = {bound}"
     listed = "\n".join(
         f'[[federation.parties]]\nname = "party-{i}"\nmax_edits = {edits_each}\n'
         f'identity = "{identities[PartyId(i)].verify_key.to_bytes().hex()}"'
@@ -99,6 +102,7 @@ version = 1
 name = "test"
 [federation]
 threshold = {values["threshold"]}
+{corruptions}
 [federation.aggregator]
 name = "aggregator"
 identity = "{identities[AGGREGATOR].verify_key.to_bytes().hex()}"
