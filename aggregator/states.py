@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from collabedit.crypto.graph import Neighbourhood
 from collabedit.crypto.masking import SignedMask
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import AbortReason
@@ -101,11 +102,12 @@ class CollectingAdvertisements:
 
 @dataclass(frozen=True, slots=True)
 class CollectingShares:
-    """r1."""
+    """r1. `graph` follows from the roster's size and holds to the end of the task."""
 
     progress: Progress
     advertisements: tuple[Envelope, ...] = field(repr=False)
     roster: Mapping[PartyId, Advertise] = field(repr=False)
+    graph: Neighbourhood
     packets: Mapping[PartyId, Packet] = field(default_factory=dict, repr=False)
     answers: Mapping[PartyId, ShareKeys] = field(default_factory=dict, repr=False)
 
@@ -117,6 +119,7 @@ class CollectingConfirmations:
     progress: Progress
     roster: Mapping[PartyId, Advertise] = field(repr=False)
     sharers: Mapping[PartyId, ShareKeys] = field(repr=False)
+    graph: Neighbourhood
     transcript: bytes
     answers: Mapping[PartyId, Envelope] = field(default_factory=dict, repr=False)
 
@@ -128,6 +131,7 @@ class CollectingContributions:
     progress: Progress
     roster: Mapping[PartyId, Advertise] = field(repr=False)
     sharers: Mapping[PartyId, ShareKeys] = field(repr=False)
+    graph: Neighbourhood
     transcript: bytes
     confirmed: frozenset[PartyId]
     envelopes: Mapping[PartyId, Envelope] = field(default_factory=dict, repr=False)
@@ -141,6 +145,7 @@ class CollectingSurvivorConfirmations:
     progress: Progress
     roster: Mapping[PartyId, Advertise] = field(repr=False)
     sharers: Mapping[PartyId, ShareKeys] = field(repr=False)
+    graph: Neighbourhood
     survivors: frozenset[PartyId]
     survivor_transcript: bytes
     answers: Mapping[PartyId, Envelope] = field(default_factory=dict, repr=False)
@@ -153,6 +158,7 @@ class CollectingUnmaskings:
     progress: Progress
     roster: Mapping[PartyId, Advertise] = field(repr=False)
     sharers: Mapping[PartyId, ShareKeys] = field(repr=False)
+    graph: Neighbourhood
     survivors: frozenset[PartyId]
     confirmed: frozenset[PartyId]
     answers: Mapping[PartyId, Unmask] = field(default_factory=dict, repr=False)

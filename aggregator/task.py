@@ -14,10 +14,12 @@ from collabedit.aggregator import states as s
 from collabedit.aggregator.rounds import ROUNDS, expected, waiting_for
 from collabedit.aggregator.unmasking import recover_masks
 from collabedit.crypto.agreement import check_public
+from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.errors import AbortReason, InvalidPublicKeyError, UnexpectedMessageError
 from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import open_envelope, sign_message
+from collabedit.proto.neighbours import check_receivers, find_owners
 from collabedit.proto.statements import RefusalError, roster_transcript, survivor_transcript
 
 
@@ -70,10 +72,13 @@ def _on_advertise(
 def _on_share_keys(
     state: s.CollectingShares, sender: PartyId, message: m.ShareKeys, packet: m.Packet
 ) -> s.State:
-    if message.digests.keys() != state.roster.keys() - {sender}:
-        raise RefusalError(
-            AbortReason.MALFORMED_MESSAGE, "shares are not for the roster", culprit=sender
-        )
+    check_receivers(
+        message,
+        sender=sender,
+        roster=state.roster,
+        degree=state.graph.degree,
+        culprit=sender,
+    )
     digests = [hashlib.sha256(sealed).digest() for sealed in packet.attachments]
     if digests != [message.digests[receiver] for receiver in sorted(message.digests)]:
         raise RefusalError(
@@ -126,9 +131,11 @@ def _on_confirm_survivors(
 def _on_unmask(
     state: s.CollectingUnmaskings, sender: PartyId, message: m.Unmask, _: m.Packet
 ) -> s.State:
-    if message.shares.keys() != state.sharers.keys():
+    if message.shares.keys() != find_owners(sender, state.sharers):
         raise RefusalError(
-            AbortReason.INVALID_SHARE, "shares are not of the transcript's parties", culprit=sender
+            AbortReason.INVALID_SHARE,
+            "shares are not of the transcript's parties that chose the sender, and its own",
+            culprit=sender,
         )
     for owner, share in message.shares.items():
         if isinstance(share, m.SelfMaskShare) != (owner in state.survivors):
@@ -151,21 +158,23 @@ def _on_verify(
 
 def _end_advertise(state: s.CollectingAdvertisements, progress: s.Progress) -> s.Step:
     envelopes = _in_order(state.envelopes)
-    following = s.CollectingShares(progress, envelopes, dict(state.answers))
+    graph = plan_neighbourhood(progress.setup.plan, len(state.answers))
+    following = s.CollectingShares(progress, envelopes, dict(state.answers), graph)
     return s.Step(following, _to_all(progress, frozenset(state.answers), m.Roster(envelopes)))
 
 
 def _end_share(state: s.CollectingShares, progress: s.Progress) -> s.Step:
     commitments = tuple(state.packets[party].envelope for party in sorted(state.packets))
     relay = _sign(progress, m.RelayShares(commitments)).envelope
-    outbound = []
-    for receiver in sorted(state.answers):
-        sealed = tuple(
-            state.packets[sender].attachments[sorted(state.answers[sender].digests).index(receiver)]
-            for sender in sorted(state.answers)
-            if sender != receiver
-        )
-        outbound.append(s.Outbound(receiver, m.Packet(relay, sealed)))
+    sealed: dict[PartyId, list[bytes]] = {party: [] for party in sorted(state.answers)}
+    for sender in sorted(state.answers):
+        receivers = sorted(state.answers[sender].digests)
+        for receiver, data in zip(receivers, state.packets[sender].attachments, strict=True):
+            if receiver in sealed:
+                sealed[receiver].append(data)
+    outbound = tuple(
+        s.Outbound(receiver, m.Packet(relay, tuple(data))) for receiver, data in sealed.items()
+    )
     transcript = roster_transcript(
         progress.setup.context,
         advertisements=state.advertisements,
@@ -175,15 +184,16 @@ def _end_share(state: s.CollectingShares, progress: s.Progress) -> s.Step:
         progress,
         {party: state.roster[party] for party in state.answers},
         dict(state.answers),
+        state.graph,
         transcript,
     )
-    return s.Step(following, tuple(outbound))
+    return s.Step(following, outbound)
 
 
 def _end_confirm(state: s.CollectingConfirmations, progress: s.Progress) -> s.Step:
     confirmed = frozenset(state.answers)
     following = s.CollectingContributions(
-        progress, state.roster, state.sharers, state.transcript, confirmed
+        progress, state.roster, state.sharers, state.graph, state.transcript, confirmed
     )
     message = m.Confirmed(_in_order(state.answers))
     return s.Step(following, _to_all(progress, confirmed, message))
@@ -196,7 +206,7 @@ def _end_contribute(state: s.CollectingContributions, progress: s.Progress) -> s
         progress.setup.context, roster=state.transcript, contributions=contributions
     )
     following = s.CollectingSurvivorConfirmations(
-        progress, state.roster, state.sharers, survivors, transcript
+        progress, state.roster, state.sharers, state.graph, survivors, transcript
     )
     message = m.ProposeSurvivors(contributions)
     return s.Step(following, _to_all(progress, survivors, message))
@@ -205,7 +215,7 @@ def _end_contribute(state: s.CollectingContributions, progress: s.Progress) -> s
 def _end_survivors(state: s.CollectingSurvivorConfirmations, progress: s.Progress) -> s.Step:
     confirmed = frozenset(state.answers)
     following = s.CollectingUnmaskings(
-        progress, state.roster, state.sharers, state.survivors, confirmed
+        progress, state.roster, state.sharers, state.graph, state.survivors, confirmed
     )
     message = m.SurvivorsConfirmed(_in_order(state.answers))
     return s.Step(following, _to_all(progress, confirmed, message))
@@ -220,7 +230,7 @@ def _end_unmask(state: s.CollectingUnmaskings, progress: s.Progress) -> s.Step:
             sharers=state.sharers,
             survivors=state.survivors,
             revealed=state.answers,
-            threshold=setup.plan.threshold,
+            threshold=state.graph.threshold,
         )
     except RefusalError as refusal:
         return _abort(state, progress, refusal)

@@ -22,6 +22,7 @@ from collabedit.errors import AbortReason, InvalidShareError
 from collabedit.ids import PartyId
 from collabedit.proto.envelope import context_fields
 from collabedit.proto.messages import Advertise, Context, ShareKeys, Unmask
+from collabedit.proto.neighbours import find_neighbours
 from collabedit.proto.statements import RefusalError, owner_context
 
 MAXIMUM_SUBSETS = 2000
@@ -51,18 +52,29 @@ def recover_masks(
     Args:
         context: of the task.
         roster: advertised keys of the transcript's parties.
-        sharers: commitments of the transcript's parties.
+        sharers: commitments of the transcript's parties, and thereby who chose whom.
         survivors: whose vectors are in the sum.
         revealed: who revealed what; one kind of share for each owner, checked on arrival.
-        threshold: shares that determine a secret.
+        threshold: shares that determine a secret: the graph's, not the plan's.
 
     Raises:
-        RefusalError: INVALID_SHARE, if no set of shares leads to an owner's secret.
+        RefusalError: BELOW_THRESHOLD, if too few of an owner's holders answered; INVALID_SHARE, if
+            no set of shares leads to its secret.
     """
     masks: list[SignedMask] = []
     strays: list[StrayShare] = []
     for owner in sorted(sharers):
-        shares = {sender: unmask.shares[owner].value for sender, unmask in revealed.items()}
+        shares = {
+            sender: unmask.shares[owner].value
+            for sender, unmask in revealed.items()
+            if owner in unmask.shares
+        }
+        if len(shares) < threshold:
+            raise RefusalError(
+                AbortReason.BELOW_THRESHOLD,
+                f"{len(shares)} holders of a share of party {owner} answered, {threshold} needed",
+                culprit=None,
+            )
         if owner in survivors:
             seed, wrong = _reconstruct(
                 shares,
@@ -84,7 +96,7 @@ def recover_masks(
         )
         strays += wrong
         agreement = AgreementKey.from_secret(secret)
-        for survivor in sorted(survivors):
+        for survivor in sorted(survivors & find_neighbours(owner, sharers)):
             key = pair_mask_key(agreement, roster[survivor].mask_public, context_fields(context))
             masks.append(SignedMask(pair_sign(survivor, owner), Keystream(key)))
     return Recovered(tuple(masks), tuple(strays))

@@ -1,10 +1,11 @@
 """Rounds r0 to r2, the key phase, and r3 to r6 with a tiny vector: processor time of both roles.
 
-The real machines exchange encoded packets in this process; nothing waits. The limit is the public
+The real machines exchange encoded packets in this process; nothing waits. Rosters above 32 parties
+run with the full graph and with the sparse one that a proposed plan gets. The limit is the public
 key cryptography that these rounds cannot do without, timed in the same run with the bare library:
-for each peer one verified signature in each of the three lists, three X25519 agreements (to seal,
-to open, and for the mask), and the two polynomials of Shamir's scheme at a party; three verified
-signatures for each party at the aggregator.
+at a party, for each peer one verified signature in each of the three lists, for each neighbour two
+X25519 agreements (one for what is sealed in both directions, one for the mask), and the two
+polynomials of Shamir's scheme; at the aggregator three verified signatures for each party.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from plans import create_identities, create_plan
 from timing import write_record
 
 from collabedit.aggregator.coordinator import Coordinator
+from collabedit.crypto.graph import FULL_GRAPH_PARTIES, plan_neighbourhood
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.shamir import split
 from collabedit.exchange import contribution_vector, plan_encoding
@@ -36,8 +38,9 @@ from collabedit.proto.codec import decode_packet, encode_packet
 from collabedit.proto.envelope import first_chain
 from collabedit.proto.messages import Context, Packet
 from collabedit.sketch import OVERSAMPLING
+from collabedit.threat_model import proposed_corruptions
 
-SIZES = (3, 10, 40, 100)
+SIZES = (10, 32, 33, 100, 200)
 TASK = TaskIndex(0)
 MAPPED = OUTPUTS = 4
 BUDGET_SECONDS = 150.0
@@ -66,11 +69,16 @@ class Clock:
 class Federation:
     """All machines of one task in this process."""
 
-    def __init__(self, parties: int, directory: Path) -> None:
+    def __init__(self, parties: int, directory: Path, *, corruptions: int | None) -> None:
         identities = create_identities(parties)
         self.plan = create_plan(
-            identities, mapped=MAPPED, outputs=OUTPUTS, capacity=parties + OVERSAMPLING
+            identities,
+            mapped=MAPPED,
+            outputs=OUTPUTS,
+            capacity=parties + OVERSAMPLING,
+            corruptions=corruptions,
         )
+        self.neighbours: list[int] = []
         self.clock = Clock()
         self.coordinator = Coordinator(
             self.plan,
@@ -150,6 +158,8 @@ class Federation:
         if isinstance(step.state, s.Aborted):
             raise TypeError(f"party {party} aborted: {step.state.detail}")
         self._states[party] = step.state
+        if isinstance(step.state, s.AwaitingConfirmations):
+            self.neighbours.append(len(step.state.neighbours))
         return step.outbound
 
     @contextmanager
@@ -171,23 +181,28 @@ def floors() -> dict[str, float]:
     }
 
 
-def rows_of(parties: int, bare: dict[str, float]) -> list[dict[str, object]]:
+def rows_of(
+    parties: int, corruptions: int | None, bare: dict[str, float]
+) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as directory:
-        federation = Federation(parties, Path(directory))
+        federation = Federation(parties, Path(directory), corruptions=corruptions)
         federation.run()
-    abscissas = tuple(federation.plan.party_ids)
+    graph = plan_neighbourhood(federation.plan, parties)
+    abscissas = tuple(federation.plan.party_ids)[: graph.degree + 1]
     shamir = microseconds(
         lambda: split(
             bytes(31) + b"\1",
-            threshold=federation.plan.threshold,
+            threshold=graph.threshold,
             abscissas=abscissas,
             randomness=SystemRandomness(),
         ),
         repeats=5,
     )
     clock = federation.clock
+    neighbours = statistics.mean(federation.neighbours)
+    verified, agreed = 3 * (parties - 1) * bare["verify"], 2 * neighbours * bare["agree"]
     floor = {
-        "party": (3 * (parties - 1) * (bare["verify"] + bare["agree"]) + 2 * shamir) / 1e3,
+        "party": (verified + agreed + 2 * shamir) / 1e3,
         "aggregator": 3 * parties * bare["verify"] / 1e3,
     }
     rows: list[dict[str, object]] = []
@@ -199,6 +214,9 @@ def rows_of(parties: int, bare: dict[str, float]) -> list[dict[str, object]]:
         rows.append(
             {
                 "parties": parties,
+                "graph": "full" if graph.degree == parties - 1 else "sparse",
+                "degree": graph.degree,
+                "neighbours": round(neighbours, 1),
                 "role": role,
                 "key_phase_ms": round(key_phase, 2),
                 "limit_ms": round(floor[role], 2),
@@ -213,12 +231,19 @@ def main() -> None:
     bare = floors()
     began = time.monotonic()
     rows: list[dict[str, object]] = []
-    left_out: list[int] = []
-    for parties in SIZES:
+    left_out: list[tuple[int, int | None]] = []
+    cases = [
+        (parties, corruptions)
+        for parties in SIZES
+        for corruptions in (None, proposed_corruptions(parties))
+        if corruptions is None or parties > FULL_GRAPH_PARTIES
+    ]
+    for parties, corruptions in cases:
         if time.monotonic() - began > BUDGET_SECONDS:
-            left_out.append(parties)
+            left_out.append((parties, corruptions))
             continue
-        measured = [rows_of(parties, bare) for _ in range(3 if parties <= 40 else 1)]
+        repeats = 3 if parties <= 100 else 1
+        measured = [rows_of(parties, corruptions, bare) for _ in range(repeats)]
         for runs in zip(*measured, strict=True):
             rows.append(
                 sorted(runs, key=lambda row: float(str(row["key_phase_ms"])))[len(runs) // 2]

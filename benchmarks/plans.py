@@ -21,8 +21,12 @@ def create_plan(
     outputs: int,
     capacity: int,
     tile_bytes: int = 1 << 20,
+    corruptions: int | None = None,
 ) -> Plan:
-    """Make a plan of one layer whose contributions have (mapped + outputs)·capacity elements."""
+    """Make a plan of one layer whose contributions have (mapped + outputs)·capacity elements.
+
+    `corruptions` asks for a sparse graph, None for the full one.
+    """
     parties = len(identities) - 1
     listed = [
         {
@@ -40,6 +44,7 @@ def create_plan(
             "name": "benchmark",
             "federation": {
                 "threshold": minimum_threshold(parties),
+                "corruptions": corruptions,
                 "aggregator": {"name": "aggregator", "identity": aggregator},
                 "parties": listed,
             },

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from collabedit.crypto.agreement import AgreementKey
 from collabedit.crypto.masking import SignedMask
 from collabedit.crypto.rng import Randomness
+from collabedit.crypto.sealed import Channel
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import AbortReason
 from collabedit.ids import PartyId
@@ -62,13 +63,14 @@ class AwaitingRoster:
 
 @dataclass(frozen=True, slots=True)
 class AwaitingShares:
-    """r1: our secrets are shared and sealed to everybody in the roster."""
+    """r1: our secrets are shared and sealed to those whom `channels` has, all others if full."""
 
     setup: TaskSetup
     advertisements: tuple[Envelope, ...] = field(repr=False)
     roster: Mapping[PartyId, Advertise] = field(repr=False)
     mask_key: AgreementKey = field(repr=False)
     seal_key: AgreementKey = field(repr=False)
+    channels: Mapping[PartyId, Channel] = field(repr=False)
     self_mask_seed: bytes = field(repr=False)
     group_part: bytes = field(repr=False)
     own_shares: HeldShares = field(repr=False)
@@ -77,26 +79,37 @@ class AwaitingShares:
 
 @dataclass(frozen=True, slots=True)
 class AwaitingConfirmations:
-    """r2: we hold a share of everybody in the transcript and signed it."""
+    """r2: we hold a share of everybody in the transcript who chose us, and signed it.
+
+    Attributes:
+        roster: keys of the transcript's parties.
+        neighbours: with whom of them we share a mask.
+        group_secret: None in a sparse graph, where nobody has everybody's part.
+    """
 
     setup: TaskSetup
     roster: Mapping[PartyId, Advertise] = field(repr=False)
+    neighbours: frozenset[PartyId]
     transcript: bytes
     shares: Mapping[PartyId, HeldShares] = field(repr=False)
     mask_key: AgreementKey = field(repr=False)
     self_mask_seed: bytes = field(repr=False)
-    group_secret: bytes = field(repr=False)
+    group_secret: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Contributing:
-    """r3: the masks are fixed; the driver masks and uploads the tiles."""
+    """r3: the masks are fixed; the driver masks and uploads the tiles.
+
+    `parties` are the transcript's from here on, `shares` those that we hold of them.
+    """
 
     setup: TaskSetup
+    parties: frozenset[PartyId]
     transcript: bytes
     shares: Mapping[PartyId, HeldShares] = field(repr=False)
     masks: tuple[SignedMask, ...] = field(repr=False)
-    group_secret: bytes = field(repr=False)
+    group_secret: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +117,11 @@ class AwaitingSurvivors:
     """r3 done: our contribution is out; the masks are gone."""
 
     setup: TaskSetup
+    parties: frozenset[PartyId]
     transcript: bytes
     shares: Mapping[PartyId, HeldShares] = field(repr=False)
     contribution: Envelope = field(repr=False)
-    group_secret: bytes = field(repr=False)
+    group_secret: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +132,7 @@ class AwaitingSurvivorConfirmations:
     shares: Mapping[PartyId, HeldShares] = field(repr=False)
     survivors: frozenset[PartyId]
     survivor_transcript: bytes
-    group_secret: bytes = field(repr=False)
+    group_secret: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +141,7 @@ class AwaitingRelease:
 
     setup: TaskSetup
     survivors: frozenset[PartyId]
-    group_secret: bytes = field(repr=False)
+    group_secret: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +153,7 @@ class FetchingUpdate:
     update_digest: bytes
     update_bytes: int
     sum_digest: bytes
-    group_secret: bytes = field(repr=False)
+    group_secret: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +164,7 @@ class AwaitingVerification:
     survivors: frozenset[PartyId]
     update_digest: bytes
     sum_digest: bytes
-    group_secret: bytes = field(repr=False)
+    group_secret: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from collabedit.crypto.agreement import AgreementKey
+from collabedit.crypto.graph import choose_receivers, plan_neighbourhood
 from collabedit.crypto.kdf import SECRET_BYTES, commit, derive_key, is_equal
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.masking import SignedMask, pair_mask_key, pair_sign, self_mask_key
-from collabedit.crypto.sealed import seal
+from collabedit.crypto.sealed import Channel
 from collabedit.crypto.shamir import split
 from collabedit.errors import (
     AbortReason,
@@ -33,6 +34,7 @@ from collabedit.party.checks import (
 )
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import context_fields, open_envelope, sign_message
+from collabedit.proto.neighbours import check_receivers, find_neighbours, find_owners
 from collabedit.proto.statements import (
     RefusalError,
     owner_context,
@@ -64,28 +66,29 @@ def _on_roster(state: s.AwaitingRoster, message: m.Roster, _: Attachments) -> s.
     check_keys(roster)
     seed = setup.randomness.random_bytes(SECRET_BYTES)
     group_part = setup.randomness.random_bytes(SECRET_BYTES)
-    parties = sorted(roster)
+    graph = plan_neighbourhood(plan, len(roster))
+    # SPEC 4.2(a): this party's own draw, so that nobody else decides who guards its secrets.
+    receivers = choose_receivers(
+        [party for party in roster if party != setup.me], graph.degree, setup.randomness
+    )
+    holders = sorted((setup.me, *receivers))
     seed_shares = split(
-        seed, threshold=plan.threshold, abscissas=parties, randomness=setup.randomness
+        seed, threshold=graph.threshold, abscissas=holders, randomness=setup.randomness
     )
     key_shares = split(
         state.mask_key.secret(),
-        threshold=plan.threshold,
-        abscissas=parties,
+        threshold=graph.threshold,
+        abscissas=holders,
         randomness=setup.randomness,
     )
+    channels = {to: Channel(state.seal_key, roster[to].seal_public) for to in receivers}
     sealed = {
-        receiver: seal(
-            sender=state.seal_key,
-            receiver_public=roster[receiver].seal_public,
-            plaintext=seed_shares[receiver] + key_shares[receiver] + group_part,
-            associated_data=share_associated_data(
-                setup.context, sender=setup.me, receiver=receiver
-            ),
+        to: channel.seal(
+            seed_shares[to] + key_shares[to] + group_part,
+            associated_data=share_associated_data(setup.context, sender=setup.me, receiver=to),
             randomness=setup.randomness,
         )
-        for receiver in parties
-        if receiver != setup.me
+        for to, channel in channels.items()
     }
     own = owner_context(setup.context, setup.me)
     commitment = _sign(
@@ -102,6 +105,7 @@ def _on_roster(state: s.AwaitingRoster, message: m.Roster, _: Attachments) -> s.
         roster,
         state.mask_key,
         state.seal_key,
+        channels,
         seed,
         group_part,
         s.HeldShares(seed_shares[setup.me], key_shares[setup.me]),
@@ -114,14 +118,17 @@ def _on_shares(state: s.AwaitingShares, message: m.RelayShares, attachments: Att
     setup = state.setup
     commitments = open_relayed(setup, message.commitments, m.ShareKeys, allowed=state.roster)
     check_own(message.commitments, setup.me, state.commitment)
-    peers = [party for party in commitments if party != setup.me]
-    if len(attachments) != len(peers):
+    degree = plan_neighbourhood(setup.plan, len(state.roster)).degree
+    for sender, keys in commitments.items():
+        check_receivers(keys, sender=sender, roster=state.roster, degree=degree, culprit=AGGREGATOR)
+    owners = sorted(find_owners(setup.me, commitments) - {setup.me})
+    if len(attachments) != len(owners):
         raise blame_aggregator(
-            AbortReason.MALFORMED_MESSAGE, f"{len(attachments)} sealed shares of {len(peers)}"
+            AbortReason.MALFORMED_MESSAGE, f"{len(attachments)} sealed shares of {len(owners)}"
         )
     shares = {setup.me: state.own_shares}
     parts = {setup.me: state.group_part}
-    for sender, sealed in zip(peers, attachments, strict=True):
+    for sender, sealed in zip(owners, attachments, strict=True):
         shares[sender], parts[sender] = open_share(state, sender, commitments[sender], sealed)
     transcript = roster_transcript(
         setup.context,
@@ -131,17 +138,19 @@ def _on_shares(state: s.AwaitingShares, message: m.RelayShares, attachments: Att
     following = s.AwaitingConfirmations(
         setup,
         {party: state.roster[party] for party in commitments},
+        find_neighbours(setup.me, commitments),
         transcript,
         shares,
         state.mask_key,
         state.self_mask_seed,
-        derive_key(
-            b"".join(parts[party] for party in sorted(parts)),
-            label="group-secret",
-            context=transcript,
-        ),
+        _group_secret(parts, transcript) if degree == len(state.roster) - 1 else None,
     )
     return s.Step(following, (m.Packet(_sign(setup, m.Confirm(transcript))),))
+
+
+def _group_secret(parts: Mapping[PartyId, bytes], transcript: bytes) -> bytes:
+    joined = b"".join(parts[party] for party in sorted(parts))
+    return derive_key(joined, label="group-secret", context=transcript)
 
 
 def _on_confirmed(state: s.AwaitingConfirmations, message: m.Confirmed, _: Attachments) -> s.Step:
@@ -155,21 +164,33 @@ def _on_confirmed(state: s.AwaitingConfirmations, message: m.Confirmed, _: Attac
         SignedMask(
             pair_sign(setup.me, peer),
             Keystream(
-                pair_mask_key(state.mask_key, keys.mask_public, context_fields(setup.context))
+                pair_mask_key(
+                    state.mask_key, state.roster[peer].mask_public, context_fields(setup.context)
+                )
             ),
         )
-        for peer, keys in state.roster.items()
-        if peer != setup.me
+        for peer in sorted(state.neighbours)
     ]
-    return s.Step(
-        s.Contributing(setup, state.transcript, state.shares, tuple(masks), state.group_secret)
+    following = s.Contributing(
+        setup,
+        frozenset(state.roster),
+        state.transcript,
+        state.shares,
+        tuple(masks),
+        state.group_secret,
     )
+    return s.Step(following)
 
 
 def _on_uploaded(state: s.Contributing, event: s.Uploaded) -> s.Step:
     contribution = _sign(state.setup, m.Contribute(event.elements, event.tiles, event.root))
     following = s.AwaitingSurvivors(
-        state.setup, state.transcript, state.shares, contribution, state.group_secret
+        state.setup,
+        state.parties,
+        state.transcript,
+        state.shares,
+        contribution,
+        state.group_secret,
     )
     return s.Step(following, (m.Packet(contribution),))
 
@@ -178,7 +199,7 @@ def _on_survivors(
     state: s.AwaitingSurvivors, message: m.ProposeSurvivors, _: Attachments
 ) -> s.Step:
     setup = state.setup
-    contributions = open_relayed(setup, message.contributions, m.Contribute, allowed=state.shares)
+    contributions = open_relayed(setup, message.contributions, m.Contribute, allowed=state.parties)
     # SPEC 4.5(b): whoever contributed and is called dropped would be unmasked by what follows.
     check_own(message.contributions, setup.me, state.contribution)
     transcript = survivor_transcript(

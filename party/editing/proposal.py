@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from collabedit.crypto.graph import FULL_GRAPH_PARTIES
 from collabedit.crypto.rng import Randomness
 from collabedit.errors import InputError
 from collabedit.party.editing.architectures import UNPUBLISHED
@@ -30,7 +31,7 @@ from collabedit.plan import (
     Timing,
 )
 from collabedit.sketch import OVERSAMPLING
-from collabedit.threat_model import minimum_threshold
+from collabedit.threat_model import minimum_threshold, proposed_corruptions
 
 CONTEXT_TEMPLATES = ("{}", "The following is well known. {}", "As everybody can look up: {}")
 """Fixed texts, since sampled ones would differ from party to party."""
@@ -114,6 +115,9 @@ def propose_plan(
         name=name,
         federation=Federation(
             threshold=minimum_threshold(len(parties)),
+            corruptions=(
+                proposed_corruptions(len(parties)) if len(parties) > FULL_GRAPH_PARTIES else None
+            ),
             aggregator=aggregator,
             parties=tuple(parties),
         ),

@@ -279,6 +279,15 @@ class Session:
         key = self.federation.identities[party]
         return sign_message(message, context=self.context, sender=party, key=key)
 
+    def open_own(self, packet: m.Packet, message: type[T]) -> T:
+        """Open what a party is about to send in the current task."""
+        return open_envelope(
+            packet.envelope,
+            message,
+            context=self.context,
+            identities=self.federation.plan.identity,
+        )
+
     def run(self) -> "Session":
         chain = first_chain(self.federation.plan.digest, self.coordinator.session_id)
         present = frozenset(self.federation.plan.party_ids) - self.silent

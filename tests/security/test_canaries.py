@@ -191,6 +191,7 @@ def secrets_of(
         assert sharing.mask_key.secret() == draws[0]
         holding = states[party, "AwaitingConfirmations"]
         assert isinstance(holding, s.AwaitingConfirmations)
+        assert holding.group_secret is not None
         values["group secret"] = holding.group_secret
         for owner, held in holding.shares.items():
             shares.self_mask[owner, party] = held.self_mask

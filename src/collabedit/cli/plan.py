@@ -8,11 +8,13 @@ from rich.table import Table
 
 from collabedit.cli.console import check_place, parse_layers, say, terminal
 from collabedit.cli.credentials import read_identity
+from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError, PlanError
 from collabedit.ids import AGGREGATOR
 from collabedit.plan import Coordinator, Party, Plan, format_digest, load_plan, plan_errors
 from collabedit.proto.envelope import check_identities
+from collabedit.threat_model import maximum_corruptions
 
 app = typer.Typer(help="The plan that all parties agree on.", no_args_is_help=True)
 
@@ -98,6 +100,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ),
         ("ring", f"{aggregation.ring_bits} bits, {aggregation.fractional_bits} fractional"),
         ("threshold", f"{plan.threshold} of {len(plan.federation.parties)}"),
+        ("collusion", _collusion(plan)),
         ("upload", f"{_upload_bytes(plan) / 1e6:.1f} MB each, in {len(plan.tasks)} sums"),
     ):
         table.add_row(label, value)
@@ -109,6 +112,18 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
     for party, entry in zip(plan.party_ids, plan.federation.parties, strict=True):
         parties.add_row(str(party), entry.name, entry.identity, str(entry.max_edits))
     terminal.print(parties)
+
+
+def _collusion(plan: Plan) -> str:
+    parties = len(plan.federation.parties)
+    graph = plan_neighbourhood(plan, parties)
+    bound = plan.federation.corruptions
+    if bound is None or graph.degree == parties - 1:
+        bound = maximum_corruptions(parties, plan.threshold)
+        return f"up to {bound} parties with the aggregator; full graph"
+    return (
+        f"up to {bound} parties with the aggregator; each party shares with {graph.degree} others"
+    )
 
 
 def _upload_bytes(plan: Plan) -> int:

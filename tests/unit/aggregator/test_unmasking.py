@@ -60,7 +60,9 @@ class Federation:
             roster={p: m.Advertise(key.public, bytes(32)) for p, key in self.keys.items()},
             sharers={
                 p: m.ShareKeys(
-                    commit("self-mask", owner_context(CONTEXT, p), self.seeds[p]), bytes(32), {}
+                    commit("self-mask", owner_context(CONTEXT, p), self.seeds[p]),
+                    bytes(32),
+                    {to: bytes(32) for to in self.parties if to != p},
                 )
                 for p in self.parties
             },
@@ -139,7 +141,7 @@ def test_too_few_shares_refuse() -> None:
     federation = Federation(5, 4)
     with pytest.raises(RefusalError) as caught:
         federation.masks(dict.fromkeys([PartyId(1), PartyId(2), PartyId(3)]))
-    assert caught.value.reason is AbortReason.INVALID_SHARE
+    assert caught.value.reason is AbortReason.BELOW_THRESHOLD
 
 
 def test_shares_beyond_the_threshold_are_not_needed() -> None:
