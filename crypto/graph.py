@@ -4,10 +4,10 @@ Implements the random neighbour graph of Bell et al. 2020 (CCS, "Secure Single-S
 with (Poly)Logarithmic Overhead") in its form for active adversaries: each party chooses k others
 itself, uniformly, gives each of them a share of its two secrets and keeps one, so neither a
 coordinator nor corrupt parties choose who guards an honest one. Two parties share a mask if either
-chose the other. Departs from the paper in what it bounds: there the dropouts are random and shares
-are asked for within neighbourhoods, here the coordinator picks the dropouts after it has seen the
-graph, and the consistency rounds stay global. That costs a degree which grows with the dropouts
-that the plan tolerates, and spares every rule that local agreement would need.
+chose the other. Departs from the paper in what it bounds: here the coordinator picks the dropouts
+after it has seen the graph, all honest survivors must end up in one sum, and the consistency rounds
+stay global. That costs a degree which grows with the dropouts that the plan tolerates, and spares
+every rule that local agreement would need.
 
 With n parties in the roster, of which c were corrupt before the graph was drawn, and d = n - t that
 may drop out, a degree k and a share threshold t' are good if

@@ -85,7 +85,7 @@ def plan_text(
         **changes,
     }
     bound = values["corruptions"]
-    corruptions = "" if bound is None else f"corruptions = {bound}"
+    corruptions = "" if bound is None else f"\ncorruptions = {bound}"
     listed = "\n".join(
         f'[[federation.parties]]\nname = "party-{i}"\nmax_edits = {edits_each}\n'
         f'identity = "{identities[PartyId(i)].verify_key.to_bytes().hex()}"'
@@ -101,8 +101,7 @@ def plan_text(
 version = 1
 name = "test"
 [federation]
-threshold = {values["threshold"]}
-{corruptions}
+threshold = {values["threshold"]}{corruptions}
 [federation.aggregator]
 name = "aggregator"
 identity = "{identities[AGGREGATOR].verify_key.to_bytes().hex()}"

@@ -5,7 +5,9 @@ The real levels, 2^-40 and 2^-20, cannot be seen to fail; the same derivation at
 
 import itertools
 import math
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +153,20 @@ def test_without_a_good_sparse_graph_it_is_the_full_one() -> None:
     # All but two corrupt, and every edge counts: 34 of 35 others may be corrupt guards.
     assert smallest_neighbourhood(36, threshold=36, corruptions=34) is None
     assert neighbourhood(36, threshold=36, corruptions=34) == Neighbourhood(35, 36)
+
+
+def test_the_table_of_the_decision_is_what_the_code_derives() -> None:
+    path = Path(__file__).parents[3] / "docs" / "adr" / "0008-parties-choose-their-own-guards.md"
+    rows = re.findall(
+        r"^\| (\d+) \| (\d+) \| (.*) \|$", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(rows) == 10
+    for n, t, cells in rows:
+        for cell in cells.split(" | "):
+            c, degree, shares = (int(number) for number in re.findall(r"\d+", cell))
+            assert neighbourhood(int(n), threshold=int(t), corruptions=c) == Neighbourhood(
+                degree, shares
+            )
 
 
 @pytest.mark.parametrize(("n", "t", "c"), [(33, 34, 0), (33, 2, 0), (33, 23, 22), (33, 23, -1)])

@@ -20,7 +20,12 @@ from collabedit.plan import (
     load_plan,
     parse_plan,
 )
-from collabedit.threat_model import MAXIMUM_PARTIES
+from collabedit.threat_model import (
+    MAXIMUM_PARTIES,
+    maximum_corruptions,
+    minimum_threshold,
+    proposed_corruptions,
+)
 from tests.support.federations import build_federation
 from tests.support.lies import Refusal
 
@@ -413,3 +418,24 @@ def test_a_plan_cannot_be_changed() -> None:
 
 def test_digests_are_shown_with_their_algorithm() -> None:
     assert format_digest(b"\xab" * 32) == "sha256:" + "ab" * 32
+
+
+# The graph.
+
+
+def test_corruptions_are_in_the_digest_and_in_the_text() -> None:
+    one, none = parse(changed("federation.corruptions", 1)), parse(changed("name", "test"))
+    assert one.federation.corruptions == 1
+    assert parse_plan(one.to_toml(), source="p") == one
+    assert one.digest != parse(changed("federation.corruptions", 0)).digest != none.digest
+    # Whoever does not state them has the digest that plans had without the field.
+    assert none.federation.corruptions is None
+    assert "corruptions" not in none.to_toml()
+    assert none.digest == PLAN.digest
+
+
+@pytest.mark.parametrize("parties", [33, 64, 500])
+def test_a_proposed_bound_on_collusion_is_one_that_a_plan_accepts(parties: int) -> None:
+    threshold = minimum_threshold(parties)
+    assert 0 < proposed_corruptions(parties) <= maximum_corruptions(parties, threshold)
+    assert maximum_corruptions(10, 7) == 3

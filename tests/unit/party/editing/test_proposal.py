@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.signing import SigningKey
 from collabedit.exchange import contribution_vector
 from collabedit.ids import TaskIndex
@@ -25,15 +26,20 @@ def moments(model: EditableModel) -> Covariance:
     return second_moments(model, windows, LAYERS, provenance={"source": "random tokens"})
 
 
-def propose(model: EditableModel, covariance: Covariance, *, weight: float = 50.0) -> Plan:
-    keys = [SigningKey.from_seed(bytes([i]) * 32).verify_key.to_bytes().hex() for i in range(4)]
+def propose(
+    model: EditableModel, covariance: Covariance, *, weight: float = 50.0, parties: int = 3
+) -> Plan:
+    keys = [
+        SigningKey.from_seed(bytes([i]) * 32).verify_key.to_bytes().hex()
+        for i in range(parties + 1)
+    ]
     return propose_plan(
         model,
         covariance,
         name="test",
         model_name="tiny",
-        parties=[Party(name=f"party-{i}", identity=keys[i], max_edits=4) for i in range(3)],
-        aggregator=Coordinator(name="aggregator", identity=keys[3]),
+        parties=[Party(name=f"party-{i}", identity=keys[i], max_edits=4) for i in range(parties)],
+        aggregator=Coordinator(name="aggregator", identity=keys[parties]),
         layers=LAYERS,
         randomness=InsecureTestRandomness(0),
         covariance_weight=weight,
@@ -78,3 +84,13 @@ def test_the_bounds_follow_covariance_weight_and_clamp(
     # The clamp of every one of these edits is below, by about the documented factor.
     assert cap > clamp * float(norms.max())
     assert cap < 4 * RESIDUAL_FACTOR * clamp * float(norms.max())
+
+
+@pytest.mark.parametrize(("parties", "corruptions"), [(32, None), (33, 6), (100, 20)])
+def test_a_large_federation_gets_a_bound_on_collusion_and_a_sparse_graph(
+    parties: int, corruptions: int | None, model: EditableModel
+) -> None:
+    plan = propose(model, moments(model), parties=parties)
+    assert plan.federation.corruptions == corruptions
+    full = plan_neighbourhood(plan, parties).degree == parties - 1
+    assert full == (corruptions is None)
