@@ -20,6 +20,8 @@ it.
 
 import functools
 import hmac
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -160,14 +162,27 @@ def _interpolate(weights: tuple[int, ...], values: Sequence[int]) -> int:
 
 
 @functools.lru_cache(maxsize=512)
+def _barycentric(abscissas: tuple[int, ...]) -> tuple[int, ...]:
+    # 1 / prod over j != i of (x_i - x_j): what Lagrange's basis has in common at all points.
+    return tuple(
+        pow(math.prod(x - other for other in abscissas if other != x), -1, PRIME) for x in abscissas
+    )
+
+
+@functools.lru_cache(maxsize=512)
 def _weights(abscissas: tuple[int, ...], at: int) -> tuple[int, ...]:
-    # w_i = prod over j != i of (at - x_j) / (x_i - x_j): Lagrange's basis at one point, O(t^2).
-    weights = []
-    for i, x in enumerate(abscissas):
-        numerator = denominator = 1
-        for j, other in enumerate(abscissas):
-            if i != j:
-                numerator = numerator * (at - other) % PRIME
-                denominator = denominator * (x - other) % PRIME
-        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
-    return tuple(weights)
+    # w_i = prod over j != i of (at - x_j) / (x_i - x_j): Lagrange's basis at one point. A product
+    # without one factor is that of a prefix and a suffix, so a further point costs O(t).
+    away = [at - x for x in abscissas]
+    before = itertools.accumulate(away, _times, initial=1)
+    after = list(itertools.accumulate(reversed(away), _times, initial=1))
+    return tuple(
+        left * right % PRIME * fixed % PRIME
+        for left, right, fixed in zip(
+            before, reversed(after[:-1]), _barycentric(abscissas), strict=False
+        )
+    )
+
+
+def _times(a: int, b: int) -> int:
+    return a * b % PRIME
