@@ -23,6 +23,7 @@ from collabedit.proto.neighbours import find_neighbours, find_owners
 from collabedit.proto.statements import RefusalError
 from tests.protocol.stage import FIRST, Session, Walk, _Walker, instead_of, plain_sum
 from tests.support.federations import TestFederation, build_federation
+from tests.support.lies import Refusal
 
 PARTIES = 33
 GRAPH = Neighbourhood(degree=17, threshold=7)
@@ -126,9 +127,15 @@ def changed_receivers(honest: m.ShareKeys, how: str, liar: PartyId) -> dict[Part
     return dict(sorted(digests.items()))
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="chooses one receiver too few or too many in a sparse graph, itself, or an outsider",
+    round="r1",
+    refused_by="MALFORMED_MESSAGE",
+)
 @pytest.mark.parametrize("how", LIES)
 def test_the_aggregator_refuses_other_receivers_and_goes_on(
-    how: str, federation: TestFederation, tmp_path: Path
+    how: str, federation: TestFederation, tmp_path: Path, refusal: Refusal
 ) -> None:
     session = Session(federation, tmp_path)
 
@@ -143,13 +150,20 @@ def test_the_aggregator_refuses_other_receivers_and_goes_on(
     session.alter = instead_of(LIAR, m.ShareKeys, make)
     session.run()
     assert session.reasons(LIAR) == [AbortReason.MALFORMED_MESSAGE]
+    refusal(*session.reasons(LIAR))
     assert session.survivors == frozenset(federation.plan.party_ids) - {LIAR}
     np.testing.assert_array_equal(session.sums[FIRST], plain_sum(federation, session.survivors))
 
 
+@pytest.mark.lie(
+    role="aggregator",
+    lie="relays a commitment with other receivers than a sparse graph allows",
+    round="r1",
+    refused_by="MALFORMED_MESSAGE",
+)
 @pytest.mark.parametrize("how", LIES)
 def test_a_party_refuses_other_receivers_that_an_aggregator_let_through(
-    how: str, sparse: Walk
+    how: str, sparse: Walk, refusal: Refusal
 ) -> None:
     honest = sparse.message(LIAR, m.ShareKeys)
     wrong = sparse.sign(replace(honest, digests=changed_receivers(honest, how, LIAR)), sender=LIAR)
@@ -161,6 +175,7 @@ def test_a_party_refuses_other_receivers_that_an_aggregator_let_through(
     )
     assert isinstance(step.state, s.Aborted)
     assert step.state.reason is AbortReason.MALFORMED_MESSAGE
+    refusal(step.state.reason)
     # The liar's signature proves nothing against it: it may have been shown another roster.
     assert step.state.culprit == AGGREGATOR
 
@@ -182,20 +197,27 @@ def refused_unmask(walk: Walk, shares: dict[PartyId, m.Share]) -> RefusalError:
     return caught.value
 
 
+@pytest.mark.lie(
+    role="party",
+    lie="reveals a share of an owner that did not choose it",
+    round="r5",
+    refused_by="INVALID_SHARE",
+)
 def test_a_share_of_an_owner_that_did_not_choose_the_sender_is_refused(
-    sparse: Walk, sharers: dict[PartyId, m.ShareKeys]
+    sparse: Walk, sharers: dict[PartyId, m.ShareKeys], refusal: Refusal
 ) -> None:
     honest = sparse.message(LIAR, m.Unmask).shares
     stranger = min(sharers.keys() - honest.keys() - {PartyId(PARTIES)})
-    refusal = refused_unmask(sparse, {**honest, stranger: m.SelfMaskShare(bytes(33))})
-    assert (refusal.reason, refusal.culprit) == (AbortReason.INVALID_SHARE, LIAR)
+    refused = refused_unmask(sparse, {**honest, stranger: m.SelfMaskShare(bytes(33))})
+    assert refused.culprit == LIAR
+    refusal(refused)
 
 
 def test_a_share_that_is_owed_and_missing_is_refused(sparse: Walk) -> None:
     honest = dict(sparse.message(LIAR, m.Unmask).shares)
     del honest[max(honest)]
-    refusal = refused_unmask(sparse, honest)
-    assert (refusal.reason, refusal.culprit) == (AbortReason.INVALID_SHARE, LIAR)
+    refused = refused_unmask(sparse, honest)
+    assert (refused.reason, refused.culprit) == (AbortReason.INVALID_SHARE, LIAR)
 
 
 def test_wrong_shares_of_as_many_as_may_lie_do_not_spoil_the_sum(
