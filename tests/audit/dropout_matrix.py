@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.errors import AbortReason
 from collabedit.ids import AGGREGATOR, PartyId
+from collabedit.threat_model import proposed_corruptions
 from tests.audit import dropouts
 from tests.audit.branching import MOMENTS, Branches, BranchingSimulation, Case, transcript_digest
 from tests.audit.consoles import wide_console
@@ -34,8 +36,24 @@ TILES = 4
 """Frames of an upload, about; at least two, so that there is a half."""
 
 
-def build(parties: int, *, seed: int) -> TestFederation:
-    """Build a federation whose uploads have about `TILES` frames."""
+GRAPHS = ("full", "sparse")
+
+SPARSE_FROM = 40
+"""Parties from which on the sparse graph is run, too: below 33 it is the full one."""
+
+ALL_COUNTS_TO = 40
+"""Parties up to which the sparse graph gets every number of lost parties; above, five of them. The
+full graph always gets all."""
+
+
+def build(parties: int, *, seed: int, corruptions: int | None = None) -> TestFederation:
+    """Build a federation whose uploads have about `TILES` frames.
+
+    Args:
+        parties: how many.
+        seed: of the matrices.
+        corruptions: of the plan; None for the full graph.
+    """
     upload = 8 * (MAPPED + OUTPUTS) * (parties * EDITS_EACH + 8)
     return build_federation(
         parties,
@@ -44,16 +62,25 @@ def build(parties: int, *, seed: int) -> TestFederation:
         outputs=OUTPUTS,
         edits_each=EDITS_EACH,
         tile_bytes=64 * -(-upload // (64 * TILES)),
+        corruptions=corruptions,
     )
 
 
+def counts_of(federation: TestFederation) -> list[int]:
+    """List the numbers of lost parties: 0 to N - t + 1."""
+    parties = len(federation.plan.party_ids)
+    spare = parties - federation.plan.threshold
+    if federation.plan.federation.corruptions is None or parties <= ALL_COUNTS_TO:
+        return list(range(spare + 2))
+    return [0, 1, spare // 2, spare, spare + 1]
+
+
 def cases_of(federation: TestFederation, *, seed: int) -> list[Case]:
-    """List the cells: every moment with 0 to N - t + 1 lost parties, drawn from the seed."""
+    """List the cells: every moment with every number of lost parties, drawn from the seed."""
     everybody = federation.plan.party_ids
-    spare = len(everybody) - federation.plan.threshold
     cases = []
     for number, moment in enumerate(MOMENTS):
-        for count in range(spare + 2):
+        for count in counts_of(federation):
             rng = np.random.default_rng([seed, len(everybody), number, count])
             lost = rng.choice(np.array(everybody), size=count, replace=False)
             cases.append(Case(moment, frozenset(PartyId(int(party)) for party in lost)))
@@ -128,6 +155,7 @@ def _cell(federation: TestFederation, case: Case, result: dict[str, object]) -> 
     return {
         "parties": len(federation.plan.party_ids),
         "threshold": federation.plan.threshold,
+        "graph": _graph(federation),
         "round": case.moment[:2],
         "moment": MOMENTS[case.moment],
         "dropped": len(case.lost),
@@ -143,6 +171,10 @@ def _cell(federation: TestFederation, case: Case, result: dict[str, object]) -> 
     }
 
 
+def _graph(federation: TestFederation) -> str:
+    return "full" if federation.plan.federation.corruptions is None else "sparse"
+
+
 def _totals(cells: Sequence[dict[str, object]]) -> dict[str, int]:
     outcomes = [str(cell["outcome"]) for cell in cells]
     return {"cells": len(cells), **{name: outcomes.count(name) for name in sorted(set(outcomes))}}
@@ -150,21 +182,31 @@ def _totals(cells: Sequence[dict[str, object]]) -> dict[str, int]:
 
 def _table(cells: Sequence[dict[str, object]]) -> Table:
     table = Table(title="dropout matrix: cells by round and number of lost parties")
-    for heading in ("N", "t", "lost", "0 .. N-t lost", "N-t+1 lost", "sums after that", "seconds"):
+    for heading in (
+        "N",
+        "t",
+        "graph",
+        "lost",
+        "0 .. N-t lost",
+        "N-t+1 lost",
+        "sums after that",
+        "seconds",
+    ):
         table.add_column(heading, justify="right" if heading in {"N", "t"} else "left")
     rows: dict[tuple[object, ...], list[dict[str, object]]] = {}
     for cell in cells:
-        key = (cell["parties"], cell["threshold"], cell["round"], cell["moment"])
+        key = tuple(cell[name] for name in ("parties", "threshold", "graph", "round", "moment"))
         rows.setdefault(key, []).append(cell)
     last = None
-    for (parties, threshold, round_name, moment), row in rows.items():
-        if last is not None and parties != last:
+    for (parties, threshold, graph, round_name, moment), row in rows.items():
+        if last not in {None, (parties, graph)}:
             table.add_section()
-        last = parties
+        last = parties, graph
         *within, beyond = row
         table.add_row(
             str(parties),
             str(threshold),
+            str(graph),
             f"{round_name} {moment}",
             _summary(within),
             _summary([beyond]),
@@ -192,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the matrix; return the exit status."""
     parser = argparse.ArgumentParser(description="Lose parties in every round and check the sum.")
     parser.add_argument("--parties", type=int, nargs="+", default=PARTIES, metavar="N")
+    parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=GRAPHS)
     parser.add_argument("--seed", type=int, default=0, help="of keys, matrices and lost parties")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once")
     parser.add_argument("--out", type=Path, default=Path("out/dropout-matrix.json"))
@@ -200,15 +243,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cells: list[dict[str, object]] = []
     federations = []
     began, used = time.monotonic(), _cpu_seconds()
-    for parties in chosen.parties:
+    plans: list[tuple[int, int | None]] = []
+    if "full" in chosen.graphs:
+        plans += [(parties, None) for parties in chosen.parties]
+    if "sparse" in chosen.graphs:
+        plans += [(n, proposed_corruptions(n)) for n in chosen.parties if n >= SPARSE_FROM]
+    for parties, corruptions in plans:
         started = time.monotonic()
-        federation = build(parties, seed=chosen.seed)
+        federation = build(parties, seed=chosen.seed, corruptions=corruptions)
         cells += run_cells(federation, seed=chosen.seed, jobs=chosen.jobs)
         seconds = round(time.monotonic() - started, 1)
         federations.append(
-            {"parties": parties, "threshold": federation.plan.threshold, "seconds": seconds}
+            {
+                "parties": parties,
+                "threshold": federation.plan.threshold,
+                "graph": _graph(federation),
+                "corruptions": corruptions,
+                "degree": plan_neighbourhood(federation.plan, parties).degree,
+                "seconds": seconds,
+            }
         )
-        problems.print(f"N = {parties}: {seconds} s", style="dim")
+        problems.print(f"N = {parties}, {_graph(federation)} graph: {seconds} s", style="dim")
     failed = [cell for cell in cells if not cell["ok"]]
     record = {
         "record": "dropout-matrix",
@@ -235,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(_table(cells))
     console.print(f"{len(cells)} cells, {len(failed)} failed, {record['seconds']} s; {chosen.out}")
     for cell in failed:
-        where = f"N={cell['parties']} {cell['round']} {cell['dropped']} lost"
+        where = f"N={cell['parties']} {cell['graph']} {cell['moment']} {cell['dropped']} lost"
         problems.print(f"{where}: {cell['failures']}", style="red", markup=False)
     return 1 if failed else 0
 

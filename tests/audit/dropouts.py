@@ -1,5 +1,7 @@
 """What must hold when parties fall silent: the exact sum, or an abort that opened nothing.
 
+The same over the full and over the sparse graph.
+
 With N parties, threshold t and d lost parties:
 
 * d <= N - t, lost in r0 to r3: the sum is over the others, exactly. A party whose `Contribute` did

@@ -27,12 +27,14 @@ ROOT = Path(__file__).parents[2]
 FIRST = TaskIndex(0)
 
 
-def run_command(out: Path, *parties: int, before: str = "") -> tuple[int, dict[str, Any]]:
+def run_command(
+    out: Path, *parties: int, before: str = "", graph: str = "full"
+) -> tuple[int, dict[str, Any]]:
     """Run the matrix in a process of its own, as `make dropout-matrix` does."""
     code = f"import sys\n{before}\nfrom tests.audit.dropout_matrix import main\nsys.exit(main())"
-    numbers = [str(number) for number in parties]
+    options = ["--out", str(out), "--jobs", "2", "--graphs", graph]
     done = subprocess.run(
-        [sys.executable, "-c", code, "--out", str(out), "--jobs", "2", "--parties", *numbers],
+        [sys.executable, "-c", code, *options, "--parties", *map(str, parties)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -90,6 +92,16 @@ def test_every_cell_of_ten_parties(tmp_path: Path) -> None:
     status, record = run_command(tmp_path / "matrix.json", 10)
     assert status == 0
     assert_whole(record, 10)
+
+
+@pytest.mark.slow
+def test_every_cell_of_forty_parties_over_the_sparse_graph(tmp_path: Path) -> None:
+    status, record = run_command(tmp_path / "matrix.json", 40, graph="sparse")
+    assert status == 0
+    assert_whole(record, 40)
+    (federation,) = record["federations"]
+    assert federation["graph"] == "sparse"
+    assert federation["degree"] < 39
 
 
 def tiles(federation: TestFederation) -> int:
