@@ -48,6 +48,6 @@ def maximum_corruptions(parties: int, threshold: int) -> int:
 def proposed_corruptions(parties: int) -> int:
     """Return the bound on collusion that a new plan with a sparse graph states: every fifth party.
 
-    docs/adr/0008 has the reason and what other bounds cost.
+    docs/adr/0010 has the reason and what other bounds cost.
     """
     return parties // 5
