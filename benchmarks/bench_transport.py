@@ -193,7 +193,7 @@ def upload_ours(setting: Setting, server: Server, party: PartyId, frames: list[b
     if channel.next_packet(10.0) is None:  # the connection stands once a packet came through
         raise RuntimeError("no packet from the aggregator")
     started = time.perf_counter()
-    channel.upload(TASK, lambda: frames)
+    channel.upload(TASK, lambda _have: frames)
     seconds = time.perf_counter() - started
     channel.close()
     return seconds

@@ -1,10 +1,13 @@
 """How a party's session reaches its aggregator, whatever the network is."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from collabedit.ids import TaskIndex
 from collabedit.proto.messages import Packet
+
+Frames: TypeAlias = Callable[[frozenset[int]], Iterable[bytes]]
+"""Gives the frames of a contribution, less those of the tiles in the set."""
 
 
 class Channel(Protocol):
@@ -16,8 +19,11 @@ class Channel(Protocol):
     def join(self, packet: Packet) -> Packet:
         """Hand in a `Join`, get the `Welcome`."""
 
-    def open(self, session_id: bytes) -> None:
-        """Begin to collect the session's packets in the background; this is also the heartbeat."""
+    def open(self, session_id: bytes, *, cursor: int = 0) -> None:
+        """Begin to collect the session's packets in the background; this is also the heartbeat.
+
+        The first `cursor` packets of the mailbox are left out: they were read before.
+        """
 
     def deliver(self, packet: Packet) -> None:
         """Hand in a message. Repeating it is harmless."""
@@ -25,8 +31,11 @@ class Channel(Protocol):
     def next_packet(self, timeout: float) -> Packet | None:
         """Return the next packet for this party, None after `timeout` seconds without one."""
 
-    def upload(self, task: TaskIndex, frames: Callable[[], Iterable[bytes]]) -> None:
-        """Send all frames of a contribution; asks for them anew if the stream breaks."""
+    def stored(self, task: TaskIndex) -> frozenset[int]:
+        """Ask which tiles of this party's contribution the aggregator says to have for good."""
+
+    def upload(self, task: TaskIndex, frames: Frames) -> None:
+        """Send the frames that `stored` lacks; asks for both anew if the stream breaks."""
 
     def download(self, task: TaskIndex, *, limit: int) -> bytes:
         """Fetch the update bundle of a task, at most `limit` bytes."""

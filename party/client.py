@@ -1,8 +1,9 @@
 """The gRPC end of a party: mutual TLS, retries, the background long poll.
 
-SPEC 5. A call that fails because the aggregator cannot be reached is repeated with growing pauses
-until `patience` seconds have passed; a call that the aggregator answered with a refusal is not.
-Repeating is harmless: control messages are idempotent, and so are the tiles of an upload.
+SPEC 5. A call that fails because the aggregator cannot be reached, stops, or has no room left is
+repeated with growing pauses until `patience` seconds have passed; a call that it answered with a
+refusal is not. Repeating is harmless: control messages are idempotent, and so are the tiles of an
+upload, of which those that arrived for good are not sent again.
 """
 
 import contextlib
@@ -22,7 +23,9 @@ from collabedit.errors import (
     SessionAbortedError,
     TransportError,
 )
+from collabedit.exchange import bitmap_tiles
 from collabedit.ids import TaskIndex
+from collabedit.party.channel import Frames
 from collabedit.proto.codec import (
     MAXIMUM_PACKET_BYTES,
     decode_collect_reply,
@@ -37,7 +40,20 @@ T = TypeVar("T")
 POLL_SECONDS = 10.0
 CALL_SECONDS = 30.0
 FAREWELL_SECONDS = 2.0
-_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+MAXIMUM_BITMAP_BYTES = 1 << 20
+"""Tiles beyond are sent whatever the aggregator says: no answer of it may fill our memory."""
+
+# A server that is killed gives UNAVAILABLE to every open call, one that stops UNAVAILABLE or
+# CANCELLED (seen with grpcio 1.85: six servers killed and six stopped under five calls each).
+_RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
+# Other builds of gRPC and proxies report a connection that broke under a stream like this; the same
+# codes with other words are an answer.
+_BROKEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+_BROKEN_WORDS = ("RST_STREAM", "Stream removed", "Socket closed", "Connection reset", "GOAWAY")
 _REASONS = {reason.name: reason for reason in AbortReason}
 
 
@@ -111,6 +127,7 @@ class GrpcChannel:
         self._upload: grpc.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(
             f"{data}/Upload"
         )
+        self._stored: grpc.UnaryUnaryMultiCallable[bytes, bytes] = unary(f"{data}/Stored")
         self._download: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(
             f"{data}/Download"
         )
@@ -120,9 +137,10 @@ class GrpcChannel:
         data = encode_packet(packet)
         return decode_packet(self._call(lambda: self._join(data, timeout=CALL_SECONDS)))
 
-    def open(self, session_id: bytes) -> None:
+    def open(self, session_id: bytes, *, cursor: int = 0) -> None:
         """See `Channel`."""
         self._session_id = session_id
+        self._cursor = cursor
         self._poller = threading.Thread(target=self._poll, name="collect", daemon=True)
         self._poller.start()
 
@@ -163,13 +181,31 @@ class GrpcChannel:
         self.bytes_received += len(item.envelope.body)
         return item
 
-    def upload(self, task: TaskIndex, frames: Callable[[], Iterable[bytes]]) -> None:
+    def stored(self, task: TaskIndex) -> frozenset[int]:
         """See `Channel`."""
-        self._call(
-            lambda: self._upload(
-                self._counted(frames()), timeout=self._upload_seconds, metadata=self._metadata(task)
+        return self._call(lambda: self._fetch_stored(task))
+
+    def _fetch_stored(self, task: TaskIndex) -> frozenset[int]:
+        bitmap = self._stored(b"", timeout=CALL_SECONDS, metadata=self._metadata(task))
+        return bitmap_tiles(bitmap[:MAXIMUM_BITMAP_BYTES])
+
+    def upload(self, task: TaskIndex, frames: Frames) -> None:
+        """See `Channel`."""
+        known = 0
+        advanced = False
+
+        def send() -> None:
+            nonlocal known, advanced
+            have = self._fetch_stored(task)
+            advanced, known = len(have) > known, len(have)
+            self._upload(
+                self._counted(frames(have)),
+                timeout=self._upload_seconds,
+                metadata=self._metadata(task),
             )
-        )
+
+        # A long upload may break often, as long as each attempt leaves more tiles there.
+        self._call(send, advanced=lambda: advanced)
 
     def _counted(self, frames: Iterable[bytes]) -> Iterator[bytes]:
         start, sent = time.monotonic(), 0
@@ -218,9 +254,10 @@ class GrpcChannel:
                 self._collect(request, timeout=2.0)
         self._channel.close()
 
-    def _call(self, call: Callable[[], T]) -> T:
+    def _call(self, call: Callable[[], T], *, advanced: Callable[[], bool] = lambda: False) -> T:
         patience = self._patience
-        deadline = time.monotonic() + patience
+        # Counted from the first failure: a call that broke late has not been failing for long.
+        deadline: float | None = None
         pause = 0.2
         while True:
             try:
@@ -231,10 +268,14 @@ class GrpcChannel:
             except grpc.RpcError as error:
                 if self._closing.is_set():
                     raise TransportError("the channel is closed") from error
-                if error.code() not in _RETRIED:
+                if not _is_temporary(error):
                     raise _translate(error) from error
+                if deadline is None or advanced():
+                    deadline, pause = time.monotonic() + patience, 0.2
                 left = deadline - time.monotonic()
                 if left <= 0:
+                    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        raise _translate(error) from error
                     # Whoever still has something to say, a farewell say, need not wait as long.
                     self._patience = min(patience, FAREWELL_SECONDS)
                     raise TransportError(self._unreachable(error, patience)) from error
@@ -259,14 +300,23 @@ class GrpcChannel:
         )
 
 
+def _is_temporary(error: grpc.RpcError) -> bool:
+    """Tell whether the same call may succeed later."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # The aggregator's disk; gRPC itself says it of a message that is too large.
+        return "larger than max" not in details
+    if code in _BROKEN:
+        return any(words in details for words in _BROKEN_WORDS)
+    return code in _RETRIED
+
+
 def _translate(error: grpc.RpcError) -> CollabEditError:
     """Turn a refusal of the aggregator back into the error that it was there."""
     code, details = error.code(), error.details() or ""
     name, _, detail = details.partition(": ")
     if name in _REASONS:
         return SessionAbortedError(_REASONS[name], detail)
-    if code is grpc.StatusCode.CANCELLED:
-        return TransportError("the aggregator shut down during a call: see its log")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return TransportError(f"the aggregator: {details}")
     return ProtocolError(f"the aggregator refused ({code.name}): {details}")

@@ -4,7 +4,7 @@ The vector is checked as a whole before the first tile is masked: a value that b
 bound refuses the contribution, nothing of it leaves the machine, and nothing is ever clipped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from collabedit.crypto.masking import SignedMask, mask_tile
@@ -30,17 +30,29 @@ class MaskedUpload:
     layout: TileLayout
     _digests: dict[int, bytes] = field(default_factory=dict, repr=False)
 
-    def frames(self) -> Iterator[bytes]:
-        """Mask and frame every tile in order. Running again gives the same bytes."""
+    def frames(self, skip: Container[int] = frozenset()) -> Iterator[bytes]:
+        """Mask and frame every tile in order. Running again gives the same bytes.
+
+        Tiles in `skip` are masked, too, since the root covers them, but not yielded.
+        """
         for index in range(self.layout.tiles):
-            tile = self.encoded[self.layout.bounds(index)].copy()
-            mask_tile(tile, tile_index=index, masks=self.masks)
-            frame = encode_frame(index, to_bytes(tile))
-            self._digests[index] = frame[FRAME_HEADER.size : FRAME_OVERHEAD]
-            yield frame
+            frame = self._frame(index)
+            if index not in skip:
+                yield frame
+
+    def _frame(self, index: int) -> bytes:
+        tile = self.encoded[self.layout.bounds(index)].copy()
+        mask_tile(tile, tile_index=index, masks=self.masks)
+        frame = encode_frame(index, to_bytes(tile))
+        self._digests[index] = frame[FRAME_HEADER.size : FRAME_OVERHEAD]
+        return frame
 
     def uploaded(self) -> Uploaded:
-        """Return the event for the state machine, once all frames were taken."""
+        """Return the event for the state machine, once the aggregator has all tiles."""
+        # An aggregator may acknowledge a stream that it did not read to its end.
+        for index in range(self.layout.tiles):
+            if index not in self._digests:
+                self._frame(index)
         root = tiles_root(self._digests[index] for index in range(self.layout.tiles))
         return Uploaded(self.layout.elements, self.layout.tiles, root)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collabedit.crypto.kdf import transcript_hash
-from collabedit.errors import InputError
+from collabedit.errors import InputError, JournalError, StorageError
 from collabedit.ids import TaskIndex
 from collabedit.party.edits import Edit, edits_digest
 
@@ -39,23 +39,32 @@ class Ledger:
         path: the file; made with mode 0600 at the first opening.
         edits: whose openings this session may add.
         weights: digest of the unedited weights, as the plan writes it.
+        accept_repeated: the operator accepts that a sum over the same edits was opened before.
     """
 
-    def __init__(self, path: Path, *, edits: Sequence[Edit], weights: str) -> None:
+    def __init__(
+        self, path: Path, *, edits: Sequence[Edit], weights: str, accept_repeated: bool = False
+    ) -> None:
         self._path = path
+        self._accept_repeated = accept_repeated
         self._edits = transcript_hash("ledger", weights, edits_digest(edits)).hex()
 
     def __repr__(self) -> str:
         return f"Ledger({self._path})"
 
-    def check(self) -> None:
+    def check(self, *, resuming: bytes = b"") -> None:
         """Refuse to go on if a sum over the same edits was opened before.
+
+        Args:
+            resuming: session id of an unfinished session, whose own openings are no repetition.
 
         Raises:
             InputError: it was, or the file is damaged.
         """
+        if self._accept_repeated:
+            return
         for opening in self._read():
-            if opening.edits == self._edits:
+            if opening.edits == self._edits and opening.session != resuming.hex():
                 raise InputError(
                     f"{self._path}: a sum over these edits was opened before, in session "
                     f"{opening.session[:16]}. Whoever sees a second sum over other parties can "
@@ -63,12 +72,32 @@ class Ledger:
                     f"that with {ACCEPT_OPTION}"
                 )
 
-    def record(self, session_id: bytes, task: TaskIndex) -> None:
+    def record(self, session_id: bytes, task: TaskIndex, *, replayed: bool = False) -> None:
         """Write an opening to disk before it happens.
 
+        Args:
+            session_id: of the session.
+            task: whose sum is opened.
+            replayed: the party does again, after a restart, what its journal says it did; the
+                opening may be written down already.
+
         Raises:
-            InputError: the disk refuses; the caller must not open.
+            JournalError: the sum was opened before although the party's journal does not know of
+                it; the caller must not open.
+            StorageError: the disk refuses; the caller must not open.
+            InputError: the file is damaged.
         """
+        known = any(
+            (opening.session, opening.task) == (session_id.hex(), task) for opening in self._read()
+        )
+        if known and replayed:
+            return
+        if known:
+            raise JournalError(
+                f"{self._path}: the sum of task {task} was opened before, in this very session, "
+                "and the journal does not know of it: the work directory is an older copy. "
+                "Nothing is opened a second time; give the session up with --abandon"
+            )
         line = json.dumps({"edits": self._edits, "session": session_id.hex(), "task": task})
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -77,7 +106,7 @@ class Ledger:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            raise InputError(f"{self._path}: cannot be written: {error.strerror}") from error
+            raise StorageError(f"{self._path}: cannot be written: {error.strerror}") from error
 
     def _read(self) -> list[Opening]:
         try:

@@ -3,116 +3,71 @@
 The protocol is `task`; this module is its driver. It owns the order of things that matter: a
 contribution is encoded, and so checked against the plan's bounds, before the party's first message
 of the task; an update is applied only after at least a threshold of parties signed the same one;
-and if the session ends early, everything that was applied is taken back.
+and if the session ends early, everything that was applied is taken back. With a journal (`replay`)
+a session whose process died goes on where it was.
 """
 
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping
 
 from collabedit.crypto.ring import RingArray
-from collabedit.crypto.rng import Randomness
-from collabedit.crypto.signing import SigningKey
 from collabedit.errors import (
     AbortReason,
     CollabEditError,
     MalformedMessageError,
     NumericError,
-    PlanError,
     ProtocolError,
     SessionAbortedError,
+    StorageError,
     TransportError,
     UnexpectedMessageError,
 )
 from collabedit.exchange import contribution_vector, decode_bundle, plan_encoding
-from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
+from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.party import states as s
 from collabedit.party.channel import Channel
 from collabedit.party.contribution import masked_upload
-from collabedit.party.task import advance, receive, start_task
+from collabedit.party.entries import TaskCompleted
+from collabedit.party.journal import PartyJournal
+from collabedit.party.member import (
+    Editor,
+    Member,
+    Observer,
+    OpeningRecord,
+    SessionReport,
+    TaskReport,
+)
+from collabedit.party.replay import InputLog, Replayed, replay_task
+from collabedit.party.task import advance, receive
 from collabedit.party.witness import Witness
-from collabedit.plan import Layer, Plan, format_digest
+from collabedit.plan import format_digest
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import (
-    check_identities,
     first_chain,
     next_chain,
     open_envelope,
     sign_message,
 )
 from collabedit.proto.evidence import EvidenceSink
-from collabedit.sketch import LowRankUpdate, Matrix
+from collabedit.sketch import Matrix
 
-Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
-"""Receives what happens as (event, fields). Fields never hold edits, keys or statistics."""
+__all__ = [
+    "Editor",
+    "Member",
+    "Observer",
+    "OpeningRecord",
+    "SessionReport",
+    "TaskReport",
+    "run_session",
+]
 
 _POLL_SECONDS = 1.0
 
 
-class Editor(Protocol):
-    """The party's model and edits."""
-
-    def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
-        """Return K̃ [d', n] and R [d_out, n] of each layer, on the model as edited so far."""
-
-    def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
-        """Apply merged updates, given in mapped coordinates."""
-
-    def rollback(self) -> None:
-        """Take back everything that was applied, bit by bit."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskReport:
-    """One finished task, as this party knows it."""
-
-    task: TaskIndex
-    layers: tuple[int, ...]
-    survivors: tuple[str, ...]
-    sum_digest: str
-    update_digest: str
-    compute_seconds: float
-    protocol_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class SessionReport:
-    """A finished session."""
-
-    session_id: str
-    tasks: tuple[TaskReport, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Who this party is in a session: the plan, its id there, its identity key, its entropy."""
-
-    plan: Plan
-    me: PartyId
-    identity: SigningKey = field(repr=False)
-    randomness: Randomness = field(repr=False)
-
-    def __post_init__(self) -> None:
-        check_identities(self.plan)
-        if self.identity.verify_key.to_bytes() != self.plan.identity(self.me):
-            raise PlanError(
-                f"the identity key is not the one that the plan pins for "
-                f"{self.plan.party_name(self.me)}"
-            )
-
-
 def _ignore(event: str, fields: Mapping[str, object]) -> None:
     del event, fields
-
-
-class OpeningRecord(Protocol):
-    """Remembers which sums this party helped to open; see `party.ledger`."""
-
-    def record(self, session_id: bytes, task: TaskIndex) -> None:
-        """Store durably that the shares which open this task are about to leave."""
 
 
 def run_session(
@@ -123,38 +78,41 @@ def run_session(
     ledger: OpeningRecord | None = None,
     evidence: EvidenceSink | None = None,
     enter: Callable[[bytes], None] | None = None,
+    journal: PartyJournal | None = None,
     observer: Observer = _ignore,
 ) -> SessionReport:
-    """Take part in one session, to its end.
+    """Take part in one session, to its end, or go on with the one in the journal.
 
     Args:
         member: who we are.
         channel: to the aggregator; closed at the end.
-        editor: our model and edits.
+        editor: our model and edits, as they were before the session.
         ledger: told before each opening; None for throw-away sessions.
         enter: told the session id before anything is signed in the session, and refuses one that
             was entered before; None for throw-away identities.
         evidence: given proof of each lie of the aggregator that a third person can check.
+        journal: of our work directory; None if the session need not survive this process. After
+            success it still holds the updates: end it once they are stored elsewhere. After an
+            error it is ended, unless the session can be resumed.
         observer: told of every event.
 
     Raises:
         SessionAbortedError: the session ended early; `editor` is as it was before.
         NumericError: our own statistics break the plan's bounds; nothing of them was sent.
-        TransportError, ProtocolError: see `Channel`.
+        TransportError, StorageError: network or disk fail; `editor` is as it was before, and with a
+            journal the session can be resumed: no farewell was said.
+        ProtocolError: see `Channel`.
     """
-    session = _Session(member, channel, ledger, observer)
+    session = _Session(member, channel, ledger, journal, observer)
     session.witness = Witness(member.plan, evidence)
     session.enter = enter
     try:
-        session.join()
-        reports = [
-            session.run_task(TaskIndex(index), editor) for index in range(len(member.plan.tasks))
-        ]
-    except BaseException:
+        reports = session.run(editor)
+    except BaseException as error:
         try:
             editor.rollback()
         finally:
-            session.leave()
+            session.leave(error)
         raise
     finally:
         channel.close()
@@ -167,13 +125,19 @@ class _Session:
         member: Member,
         channel: Channel,
         ledger: OpeningRecord | None,
+        journal: PartyJournal | None,
         observer: Observer,
     ) -> None:
         self._member = member
         self._plan = member.plan
         self._channel = channel
         self._ledger = ledger
+        self._journal = journal
+        self._log = InputLog(journal)
         self._observer = observer
+        self._cursor = 0
+        self._resuming = False
+        self._entered = False
         self._chain = b""
         self._state: s.State | None = None
         self._context: m.Context | None = None
@@ -182,7 +146,41 @@ class _Session:
         self.witness = Witness(member.plan)
         self.enter: Callable[[bytes], None] | None = None
 
-    def join(self) -> None:
+    def run(self, editor: Editor) -> tuple[TaskReport, ...]:
+        tasks = len(self._plan.tasks)
+        if self._journal is not None:
+            self._journal.check(self._plan.digest, self._member.me)
+        if self._finished_before() < tasks:
+            self._join()
+        reports = self._reapply(editor)
+        if self._resuming and self._journal is not None:
+            self._tell_where(self._journal)
+        reports += [self._run_task(TaskIndex(task), editor) for task in range(len(reports), tasks)]
+        return tuple(reports)
+
+    def _finished_before(self) -> int:
+        journal = self._journal
+        if journal is None or journal.unfinished is None:
+            return 0
+        finished = len(journal.unfinished.completed)
+        if finished == len(self._plan.tasks):
+            # Nothing is left to be agreed on; the aggregator may be gone.
+            self._resuming = True
+            self.session_id = journal.unfinished.start.session_id
+        return finished
+
+    def _tell_where(self, journal: PartyJournal) -> None:
+        session = journal.unfinished
+        if session is not None and session.task is None:
+            finished = len(session.completed)
+            over = finished == len(self._plan.tasks)
+            self._observe_resumed(finished - over, "Completed" if over else "Computing")
+
+    def _observe_resumed(self, task: int, state: str) -> None:
+        session = self.session_id.hex()[:16]
+        self._observer("resumed", {"session": session, "task": task, "state": state})
+
+    def _join(self) -> None:
         plan, member = self._plan, self._member
         nowhere = m.Context(
             plan.digest, bytes(m.SESSION_ID_BYTES), TaskIndex(0), bytes(m.DIGEST_BYTES)
@@ -195,37 +193,108 @@ class _Session:
         self._chain = first_chain(plan.digest, self.session_id)
         context = m.Context(plan.digest, self.session_id, TaskIndex(0), self._chain)
         open_envelope(answer, m.Welcome, context=context, identities=plan.identity)
-        if self.enter is not None:
-            self.enter(self.session_id)
         self._context = context
-        self._channel.open(self.session_id)
+        self._enter()
+        self._channel.open(self.session_id, cursor=self._cursor)
         self._observer("joined", {"session": self.session_id.hex()[:16]})
 
-    def run_task(self, task: TaskIndex, editor: Editor) -> TaskReport:
-        plan = self._plan
-        layers = plan.tasks[task]
+    def _enter(self) -> None:
+        """Resume the journal's session if this is it, else begin a journal of this one."""
+        journal = self._journal
+        if journal is None:
+            self._note_session()
+            return
+        unfinished = journal.unfinished
+        if unfinished is not None and unfinished.start.session_id == self.session_id:
+            self._cursor = unfinished.cursor
+            self._resuming = self._entered = True
+            if unfinished.task is None and not unfinished.completed:
+                # The process may have died before it noted the session; nothing is signed yet.
+                with contextlib.suppress(ProtocolError):
+                    self._note_session()
+            return
+        if unfinished is not None:
+            # The aggregator was started anew, the old session is gone. If it opened something, that
+            # is a matter for the operator, and the journal stays as it is.
+            if self._ledger is not None:
+                self._ledger.check()
+            self._observer("superseded", {"session": unfinished.start.session_id.hex()[:16]})
+        journal.begin(self.session_id, self._plan.digest, self._member.me)
+        self._entered = True
+        self._note_session()
+
+    def _note_session(self) -> None:
+        if self.enter is not None:
+            self.enter(self.session_id)
+
+    def _reapply(self, editor: Editor) -> list[TaskReport]:
+        """Apply the updates of tasks that were finished before this process began."""
+        journal = self._journal
+        if journal is None or journal.unfinished is None:
+            return []
+        reports = []
+        for done in journal.unfinished.completed:
+            bundle = journal.update(done.task, done.update_digest)
+            editor.apply(decode_bundle(self._plan, done.task, bundle))
+            self._chain = next_chain(self._chain, done.update_digest)
+            reports.append(self._report(done))
+        return reports
+
+    def _run_task(self, task: TaskIndex, editor: Editor) -> TaskReport:
+        plan, layers = self._plan, self._plan.tasks[task]
         self._context = m.Context(plan.digest, self.session_id, task, self._chain)
         self._state = None
         started = time.monotonic()
-        encoded = self._encode(task, editor.statistics(layers))
+        replayed = self._replay()
+        if replayed is None:
+            encoded = self._encode(task, editor.statistics(layers))
+        else:
+            encoded = replayed.encoded
         computed = time.monotonic()
         self._observer("computed", {"task": task, "layers": [layer.index for layer in layers]})
-        completed, bundle = self._sum(task, encoded)
+        completed, bundle = self._sum(encoded, replayed)
+        done = TaskCompleted(
+            task,
+            self._cursor,
+            completed.update_digest,
+            completed.sum_digest,
+            computed - started,
+            time.monotonic() - computed,
+            tuple(sorted(completed.survivors)),
+        )
+        self._log.completed(done)
         self._chain = next_chain(self._chain, completed.update_digest)
         # The aggregator is at the next task by now: a farewell from here on belongs there.
         self._context = m.Context(plan.digest, self.session_id, TaskIndex(task + 1), self._chain)
         editor.apply(decode_bundle(plan, task, bundle))
-        survivors = tuple(plan.party_name(party) for party in sorted(completed.survivors))
-        self._observer("applied", {"task": task, "survivors": list(survivors)})
+        report = self._report(done)
+        self._observer("applied", {"task": task, "survivors": list(report.survivors)})
+        return report
+
+    def _report(self, done: TaskCompleted) -> TaskReport:
         return TaskReport(
-            task=task,
-            layers=tuple(layer.index for layer in layers),
-            survivors=survivors,
-            sum_digest=format_digest(completed.sum_digest),
-            update_digest=format_digest(completed.update_digest),
-            compute_seconds=computed - started,
-            protocol_seconds=time.monotonic() - computed,
+            task=done.task,
+            layers=tuple(layer.index for layer in self._plan.tasks[done.task]),
+            survivors=tuple(self._plan.party_name(party) for party in done.survivors),
+            sum_digest=format_digest(done.sum_digest),
+            update_digest=format_digest(done.update_digest),
+            compute_seconds=done.compute_seconds,
+            protocol_seconds=done.protocol_seconds,
         )
+
+    def _setup(self) -> s.TaskSetup:
+        assert self._context is not None  # noqa: S101  for mypy
+        member = self._member
+        return s.TaskSetup(self._plan, self._context, member.me, member.identity, member.randomness)
+
+    def _replay(self) -> Replayed | None:
+        if self._journal is None or self._context is None:
+            return None
+        replayed = replay_task(self._journal, self._setup(), self.witness.receive)
+        if replayed is not None:
+            state = type(replayed.step.state).__name__
+            self._observe_resumed(self._context.task, state)
+        return replayed
 
     def _encode(self, task: TaskIndex, statistics: list[tuple[Matrix, Matrix]]) -> RingArray:
         try:
@@ -243,23 +312,20 @@ class _Session:
         if edits > own.max_edits:
             raise NumericError(f"{edits} edits, the plan allows {own.name} {own.max_edits}")
 
-    def _sum(self, task: TaskIndex, encoded: RingArray) -> tuple[s.Completed, bytes]:
-        member = self._member
-        assert self._context is not None  # noqa: S101  for mypy
-        setup = s.TaskSetup(
-            self._plan, self._context, member.me, member.identity, member.randomness
-        )
+    def _sum(self, encoded: RingArray, replayed: Replayed | None) -> tuple[s.Completed, bytes]:
         bundle = b""
         try:
-            self._take(start_task(setup))
+            if replayed is None:
+                self._take(self._log.start_task(self._setup(), encoded))
+            else:
+                bundle = replayed.bundle
+                self._take(replayed.step, replayed=True)
             while not isinstance(self._state, s.Completed):
                 state = self._state
                 if isinstance(state, s.Contributing):
                     self._upload(state, encoded)
                 elif isinstance(state, s.FetchingUpdate):
-                    bundle = self._channel.download(task, limit=state.update_bytes)
-                    digest = hashlib.sha256(bundle).digest()
-                    self._take(advance(state, s.UpdateFetched(digest)))
+                    bundle = self._fetch(state)
                 elif state is not None:
                     self._receive(state)
         except SessionAbortedError:
@@ -279,7 +345,18 @@ class _Session:
         self._observer("uploading", {"task": task, "tiles": upload.layout.tiles})
         self._channel.upload(task, upload.frames)
         self._observer("uploaded", {"task": task})
-        self._take(advance(state, upload.uploaded()))
+        event = upload.uploaded()
+        step = advance(state, event)
+        self._log.uploaded(event, step)
+        self._take(step)
+
+    def _fetch(self, state: s.FetchingUpdate) -> bytes:
+        task = state.setup.context.task
+        bundle = self._channel.download(task, limit=state.update_bytes)
+        step = advance(state, s.UpdateFetched(hashlib.sha256(bundle).digest()))
+        self._log.fetched(task, bundle, step)
+        self._take(step)
+        return bundle
 
     def _look_for_abort(self, *, seconds: float) -> None:
         """Raise the abort that waits in the mailbox, if there is one.
@@ -299,11 +376,15 @@ class _Session:
 
     def _receive(self, state: s.State) -> None:
         packet = self._next_packet()
+        self._cursor += 1
         try:
-            self._take(self.witness.receive(state, packet))
+            step = self.witness.receive(state, packet)
         except UnexpectedMessageError:
             # A repeated or late packet; the state stays as it is.
             self._observer("ignored", {"kind": packet.envelope.kind})
+            return
+        self._log.received(packet, self._cursor, step)
+        self._take(step)
 
     def _next_packet(self) -> m.Packet:
         timing = self._plan.timing
@@ -318,10 +399,11 @@ class _Session:
             AbortReason.TIMEOUT, f"no message for {limit:.0f} s", culprit="aggregator"
         )
 
-    def _take(self, step: s.Step) -> None:
+    def _take(self, step: s.Step, *, replayed: bool = False) -> None:
         self._state = step.state
         if isinstance(step.state, s.AwaitingRelease) and self._ledger is not None:
-            self._ledger.record(self.session_id, step.state.setup.context.task)
+            task = step.state.setup.context.task
+            self._ledger.record(self.session_id, task, replayed=replayed)
         if isinstance(step.state, s.Aborted):
             with contextlib.suppress(CollabEditError):
                 self._deliver(step)
@@ -339,7 +421,19 @@ class _Session:
         for packet in step.outbound:
             self._channel.deliver(packet)
 
-    def leave(self) -> None:
+    def leave(self, error: BaseException) -> None:
+        """End the session on our side, unless it can be resumed after `error`."""
+        if self._log.keeps(error):
+            return
+        try:
+            self._say_farewell()
+        finally:
+            if self._journal is not None and self._entered:
+                # An error of the disk must not hide why the session ended.
+                with contextlib.suppress(StorageError):
+                    self._journal.end()
+
+    def _say_farewell(self) -> None:
         """Tell the aggregator that we are gone, if it can still be told and doesn't know."""
         if self._context is None or not self.session_id or isinstance(self._state, s.Aborted):
             return

@@ -101,6 +101,12 @@ def tiles_root(digests: Iterable[bytes]) -> bytes:
     return hashlib.sha256(b"collabedit/v1/tiles" + b"".join(digests)).digest()
 
 
+def bitmap_tiles(bitmap: bytes) -> frozenset[int]:
+    """Read which tiles a bitmap names: bit i, least significant first within a byte (SPEC 5.3)."""
+    bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
+    return frozenset(np.flatnonzero(bits).tolist())
+
+
 @dataclass(frozen=True, slots=True)
 class TileLayout:
     """How a vector of `elements` ring elements is cut.

@@ -2,12 +2,14 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.errors import ProtocolError, TransportError
+from collabedit.exchange import bitmap_tiles
 from collabedit.ids import PartyId, TaskIndex
+from collabedit.party.channel import Frames
 from collabedit.proto.codec import decode_packet, encode_packet
 from collabedit.proto.messages import Packet
 
@@ -40,8 +42,9 @@ class LoopbackChannel:
     def join(self, packet: Packet) -> Packet:
         return self.welcomed(self.coordinator.welcome(decode_packet(encode_packet(packet))))
 
-    def open(self, session_id: bytes) -> None:
+    def open(self, session_id: bytes, *, cursor: int = 0) -> None:
         assert session_id == self.coordinator.session_id
+        self._cursor = cursor
 
     def deliver(self, packet: Packet) -> None:
         if self.closed:
@@ -57,8 +60,11 @@ class LoopbackChannel:
         self._cursor += 1
         return self.received(decode_packet(encode_packet(packets[0])))
 
-    def upload(self, task: TaskIndex, frames: Callable[[], Iterable[bytes]]) -> None:
-        for frame in frames():
+    def stored(self, task: TaskIndex) -> frozenset[int]:
+        return bitmap_tiles(self.coordinator.stored_tiles(self.party, task))
+
+    def upload(self, task: TaskIndex, frames: Frames) -> None:
+        for frame in frames(self.stored(task)):
             self.coordinator.put_frame(self.party, task, frame)
         self.coordinator.settle_upload(self.party, task)
 

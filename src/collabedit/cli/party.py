@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -28,12 +28,14 @@ from collabedit.cli.credentials import (
     read_tls,
 )
 from collabedit.cli.plan import check_count
+from collabedit.crypto.kdf import transcript_hash
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError, InputError
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
 from collabedit.party.edits import Edit, edits_digest, load_edits
+from collabedit.party.journal import ABANDON_OPTION, KEY_OPTION, PartyJournal
 from collabedit.party.ledger import ACCEPT_OPTION, Ledger
-from collabedit.party.session import Member, SessionReport, run_session
+from collabedit.party.session import Member, Observer, SessionReport, run_session
 from collabedit.party.sessions import EnteredSessions
 from collabedit.plan import Plan, format_digest, load_plan
 from collabedit.proto.evidence_file import EvidenceFolder
@@ -93,6 +95,38 @@ def _check_output(output: Path | None) -> None:
     if output.exists():
         raise InputError(f"{output}: exists already")
     check_place(output)
+
+
+def _open_journal(
+    work: Path, plan: Plan, name: str, edits: tuple[Edit, ...], *, key: Path | None, abandon: bool
+) -> PartyJournal:
+    journal = PartyJournal(
+        work,
+        randomness=SystemRandomness(),
+        key_file=key,
+        inputs=transcript_hash("journal", edits_digest(edits)),
+        abandon=abandon,
+    )
+    try:
+        journal.check(plan.digest, plan.party_id(name))
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def _with_resumption(observer: Observer) -> Observer:
+    """Tell the person, too, where a session goes on."""
+
+    def observe(event: str, fields: Mapping[str, object]) -> None:
+        if event == "resumed":
+            say(
+                f"resuming session {fields['session']} at task {fields['task']}, "
+                f"state {fields['state']}"
+            )
+        observer(event, fields)
+
+    return observe
 
 
 def _use_threads(threads: int | None) -> None:
@@ -181,6 +215,17 @@ def join(
         bool,
         typer.Option(ACCEPT_OPTION, help="Join although a sum over these edits was opened before."),
     ] = False,
+    journal_key: Annotated[
+        Path | None,
+        typer.Option(
+            KEY_OPTION,
+            help="Key of what is kept for a restart, made if missing; default: in --work.",
+        ),
+    ] = None,
+    abandon: Annotated[
+        bool,
+        typer.Option(ABANDON_OPTION, help="Give up an unfinished session instead of resuming it."),
+    ] = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
@@ -188,7 +233,8 @@ def join(
 ) -> None:
     """Take part in one session and write the merged update.
 
-    Everything that can be checked is checked before the first call.
+    Everything that can be checked is checked before the first call. A session whose process died is
+    resumed by the same command; Ctrl-C leaves it.
     """
     configure_logs(as_json=json_logs, debug=debug)
     check_address("--connect", connect)
@@ -198,60 +244,71 @@ def join(
     member = Member(plan, party, read_identity(identity, plan, party), SystemRandomness())
     tls = read_tls(tls_cert, tls_key, tls_ca, name=name)
     records = _own_edits(plan, name, edits)
-    _check_output(output)
     _prepare_directory(work)
-    ledger = Ledger(work / LEDGER_FILE, edits=records, weights=plan.model.weights)
-    if not accept_repeated_opening:
-        ledger.check()
-    with watch.phase("load"):
-        _use_threads(threads)
-        from collabedit.party.editing.editor import (
-            ModelEditor,
-            key_maps,
-            load_plan_covariance,
-            load_plan_model,
-            save_updates,
+    with _open_journal(work, plan, name, records, key=journal_key, abandon=abandon) as journal:
+        unfinished = journal.unfinished
+        finished = unfinished is not None and len(unfinished.completed) == len(plan.tasks)
+        if not finished:
+            _check_output(output)
+        ledger = Ledger(
+            work / LEDGER_FILE,
+            edits=records,
+            weights=plan.model.weights,
+            accept_repeated=accept_repeated_opening,
         )
-        from collabedit.party.editing.model import save_checkpoint
-
-        maps = key_maps(plan, load_plan_covariance(plan, covariance))
-        loaded = load_plan_model(plan, model, device=device)
-    with watch.phase("targets"):
-        targets = _targets(plan, loaded, records, work / TARGETS_FILE)
-    editor = ModelEditor(plan, loaded, records, targets, maps)
-    channel = GrpcChannel(
-        connect,
-        tls=ClientTls(tls.certificate, tls.key, tls.authority),
-        server_name=plan.federation.aggregator.name,
-        patience=patience,
-        upload_seconds=plan.timing.upload,
-        poll_seconds=min(POLL_SECONDS, plan.timing.liveness / 3),
-        rate_limit=upload_rate,
-    )
-    observe, evidence = log_observer(role=name), EvidenceFolder(work, plan)
-    try:
-        with watch.phase("session"):
-            session = run_session(
-                member,
-                channel,
-                editor,
-                ledger=ledger,
-                enter=EnteredSessions(work / SESSIONS_FILE).enter,
-                evidence=evidence_sink(evidence, observe),
-                observer=observe,
+        ledger.check(resuming=b"" if unfinished is None else unfinished.start.session_id)
+        with watch.phase("load"):
+            _use_threads(threads)
+            from collabedit.party.editing.editor import (
+                ModelEditor,
+                key_maps,
+                load_plan_covariance,
+                load_plan_model,
+                save_updates,
             )
-    except CollabEditError as error:
-        for path in evidence.written:
-            error.add_note(f"evidence for others is in {path}")
-        raise
-    with watch.phase("save"):
-        save_updates(work / UPDATE_FILE, editor.updates, plan=plan)
+            from collabedit.party.editing.model import save_checkpoint
+
+            maps = key_maps(plan, load_plan_covariance(plan, covariance))
+            loaded = load_plan_model(plan, model, device=device)
+        with watch.phase("targets"):
+            targets = _targets(plan, loaded, records, work / TARGETS_FILE)
+        editor = ModelEditor(plan, loaded, records, targets, maps)
+        channel = GrpcChannel(
+            connect,
+            tls=ClientTls(tls.certificate, tls.key, tls.authority),
+            server_name=plan.federation.aggregator.name,
+            patience=patience,
+            upload_seconds=plan.timing.upload,
+            poll_seconds=min(POLL_SECONDS, plan.timing.liveness / 3),
+            rate_limit=upload_rate,
+        )
+        observe, evidence = _with_resumption(log_observer(role=name)), EvidenceFolder(work, plan)
+        try:
+            with watch.phase("session"):
+                session = run_session(
+                    member,
+                    channel,
+                    editor,
+                    ledger=ledger,
+                    enter=EnteredSessions(work / SESSIONS_FILE).enter,
+                    evidence=evidence_sink(evidence, observe),
+                    journal=journal,
+                    observer=observe,
+                )
+        except CollabEditError as error:
+            for path in evidence.written:
+                error.add_note(f"evidence for others is in {path}")
+            raise
+        with watch.phase("save"):
+            save_updates(work / UPDATE_FILE, editor.updates, plan=plan)
+            # A process that died between saving and the end of its journal has written it.
+            if output is not None and not (finished and output.exists()):
+                save_checkpoint(loaded, output)
+        _write_report(work / REPORT_FILE, plan, name, session, watch.seconds, channel)
+        journal.end()
+        say(f"update written to {work / UPDATE_FILE}")
         if output is not None:
-            save_checkpoint(loaded, output)
-    _write_report(work / REPORT_FILE, plan, name, session, watch.seconds, channel)
-    say(f"update written to {work / UPDATE_FILE}")
-    if output is not None:
-        say(f"edited model written to {output}")
+            say(f"edited model written to {output}")
 
 
 def _write_report(

@@ -15,7 +15,9 @@ from collabedit.crypto.fixedpoint import FixedPoint
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.masking import SignedMask
 from collabedit.crypto.ring import Ring
+from collabedit.crypto.rng import ReplayableRandomness
 from collabedit.crypto.signing import SigningKey
+from collabedit.crypto.storage import FileKey
 from tests.support.randomness import InsecureTestRandomness
 
 RANDOMNESS = InsecureTestRandomness(6)
@@ -40,6 +42,8 @@ SECRET_OBJECTS = {
     "signing": SigningKey.from_seed(CANARY),
     "keystream": Keystream(CANARY),
     "mask": SignedMask(1, Keystream(CANARY)),
+    "randomness": ReplayableRandomness(CANARY, b""),
+    "storage": FileKey(CANARY, name="", salt=bytes(32)),
 }
 
 
@@ -68,6 +72,8 @@ def test_secrets_are_not_compared_by_value(name: str) -> None:
         "signing": lambda: SigningKey.from_seed(CANARY),
         "keystream": lambda: Keystream(CANARY),
         "mask": lambda: SignedMask(1, Keystream(CANARY)),
+        "randomness": lambda: ReplayableRandomness(CANARY, b""),
+        "storage": lambda: FileKey(CANARY, name="", salt=bytes(32)),
     }
     assert makers[name]() != makers[name]()
 

@@ -56,6 +56,25 @@ def test_a_damaged_file_is_refused_by_line(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses_stops_the_opening(tmp_path: Path) -> None:
-    (tmp_path / "ledger.jsonl").mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
+        ledger(tmp_path / "gone").record(bytes(32), TaskIndex(0))
+
+
+def test_the_openings_of_the_session_that_is_resumed_are_no_repetition(tmp_path: Path) -> None:
+    ledger(tmp_path).record(bytes(32), TaskIndex(0))
+    ledger(tmp_path).check(resuming=bytes(32))
+    with pytest.raises(InputError, match="opened before"):
+        ledger(tmp_path).check(resuming=b"x" * 32)
+    accepting = Ledger(
+        tmp_path / "ledger.jsonl", edits=[edit("Ada")], weights=WEIGHTS, accept_repeated=True
+    )
+    accepting.check()
+
+
+def test_an_opening_is_written_once_and_never_done_twice(tmp_path: Path) -> None:
+    for _ in range(2):
+        ledger(tmp_path).record(bytes(32), TaskIndex(0), replayed=True)
+    assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == 1
+    with pytest.raises(JournalError, match="older copy"):
         ledger(tmp_path).record(bytes(32), TaskIndex(0))
+    ledger(tmp_path).record(bytes(32), TaskIndex(1))

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from collabedit.errors import (
 )
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party import session as session_module
+from collabedit.party.channel import Frames
 from collabedit.party.session import Member, OpeningRecord, SessionReport, run_session
 from collabedit.plan import Plan, Timing
 from collabedit.proto import messages as m
@@ -404,7 +405,11 @@ class Notebook:
     openings: list[tuple[bytes, TaskIndex]] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
 
-    def record(self, session_id: bytes, task: TaskIndex) -> None:
+    def check(self) -> None:
+        pass
+
+    def record(self, session_id: bytes, task: TaskIndex, *, replayed: bool = False) -> None:
+        assert not replayed
         if self.refuses:
             raise InputError("disk full")
         self.openings.append((session_id, task))
@@ -416,7 +421,7 @@ def test_a_refused_call_is_explained_by_the_abort_that_waits(tmp_path: Path) -> 
     room = Room(build_federation(5), tmp_path)
     channel = room.channels[ONE]
 
-    def slow(task: TaskIndex, frames: Callable[[], Iterable[bytes]]) -> None:
+    def slow(task: TaskIndex, frames: Frames) -> None:
         while room.coordinator.round_name == "r3-contribute":
             time.sleep(0.01)
         LoopbackChannel.upload(channel, task, frames)

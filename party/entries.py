@@ -1,0 +1,243 @@
+"""What a party's journal says: one record for each input that its state machine accepted.
+
+The bytes are this project's own and stay on the party's disk; a journal is read by the version that
+wrote it. Integers are little-endian.
+"""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+from collabedit.ids import PartyId, TaskIndex
+from collabedit.party.states import Uploaded
+
+DIGEST_BYTES: Final = 32
+
+_START: Final = struct.Struct("<32s32s32sI")
+_TASK: Final = struct.Struct("<I32s32s32s32s")
+_ACCEPTED: Final = struct.Struct("<Q32s")
+_UPLOADED: Final = struct.Struct("<QI32s32s")
+_FETCHED: Final = struct.Struct("<32s32s")
+_COMPLETED: Final = struct.Struct("<IQ32s32sddI")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStarted:
+    """The party was welcomed.
+
+    Attributes:
+        session_id: 32 bytes.
+        plan_digest: 32 bytes.
+        inputs: digest of what the party brings (edits), so that a restart brings the same.
+        party: this party.
+    """
+
+    session_id: bytes
+    plan_digest: bytes
+    inputs: bytes
+    party: PartyId
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """A task is about to begin.
+
+    Attributes:
+        task: which.
+        chain: of the task's context.
+        seed: 32 bytes from which the task's machine draws everything.
+        vector: SHA-256 of the encoded contribution, which is stored beside the journal.
+        answer: `replay.answer_digest` of what the machine says first.
+    """
+
+    task: TaskIndex
+    chain: bytes
+    seed: bytes = field(repr=False)
+    vector: bytes
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PacketAccepted:
+    """A packet moved the machine.
+
+    Attributes:
+        cursor: packets of the mailbox up to and with this one.
+        answer: digest of what the machine answered.
+        packet: as it travels.
+    """
+
+    cursor: int
+    answer: bytes
+    packet: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadAccepted:
+    """Every tile was acknowledged."""
+
+    event: Uploaded
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateAccepted:
+    """The update was fetched; it is stored beside the journal."""
+
+    digest: bytes
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCompleted:
+    """A task is over. All that is kept of it, besides its update.
+
+    Attributes:
+        task: which.
+        cursor: packets of the mailbox that were read.
+        update_digest: of the stored update.
+        sum_digest: as the aggregator stated it.
+        compute_seconds: for the report.
+        protocol_seconds: for the report.
+        survivors: ascending.
+    """
+
+    task: TaskIndex
+    cursor: int
+    update_digest: bytes
+    sum_digest: bytes
+    compute_seconds: float
+    protocol_seconds: float
+    survivors: tuple[PartyId, ...]
+
+
+Input: TypeAlias = PacketAccepted | UploadAccepted | UpdateAccepted
+Entry: TypeAlias = SessionStarted | TaskStarted | Input | TaskCompleted
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Serialise a record."""
+    if isinstance(entry, SessionStarted):
+        start = _START.pack(entry.session_id, entry.plan_digest, entry.inputs, entry.party)
+        return b"\x01" + start
+    if isinstance(entry, TaskStarted):
+        return b"\x02" + _TASK.pack(entry.task, entry.chain, entry.seed, entry.vector, entry.answer)
+    if isinstance(entry, PacketAccepted):
+        return b"\x03" + _ACCEPTED.pack(entry.cursor, entry.answer) + entry.packet
+    if isinstance(entry, UploadAccepted):
+        event = entry.event
+        return b"\x04" + _UPLOADED.pack(event.elements, event.tiles, event.root, entry.answer)
+    if isinstance(entry, UpdateAccepted):
+        return b"\x05" + _FETCHED.pack(entry.digest, entry.answer)
+    count = len(entry.survivors)
+    fixed = _COMPLETED.pack(
+        entry.task,
+        entry.cursor,
+        entry.update_digest,
+        entry.sum_digest,
+        entry.compute_seconds,
+        entry.protocol_seconds,
+        count,
+    )
+    return b"\x06" + fixed + struct.pack(f"<{count}I", *entry.survivors)
+
+
+def decode_entry(data: bytes) -> Entry:
+    """Parse a record.
+
+    Raises:
+        ValueError: not a record of this version.
+    """
+    kind, body = data[:1], data[1:]
+    try:
+        if kind == b"\x01":
+            session_id, plan_digest, inputs, party = _START.unpack(body)
+            return SessionStarted(session_id, plan_digest, inputs, PartyId(party))
+        if kind == b"\x02":
+            task, chain, seed, vector, answer = _TASK.unpack(body)
+            return TaskStarted(TaskIndex(task), chain, seed, vector, answer)
+        if kind == b"\x03":
+            cursor, answer = _ACCEPTED.unpack_from(body)
+            return PacketAccepted(cursor, answer, body[_ACCEPTED.size :])
+        if kind == b"\x04":
+            elements, tiles, root, answer = _UPLOADED.unpack(body)
+            return UploadAccepted(Uploaded(elements, tiles, root), answer)
+        if kind == b"\x05":
+            return UpdateAccepted(*_FETCHED.unpack(body))
+        if kind == b"\x06":
+            task, cursor, *rest = _COMPLETED.unpack_from(body)
+            update, total, compute, protocol, count = rest
+            survivors = struct.unpack(f"<{count}I", body[_COMPLETED.size :])
+            return TaskCompleted(
+                TaskIndex(task),
+                cursor,
+                update,
+                total,
+                compute,
+                protocol,
+                tuple(map(PartyId, survivors)),
+            )
+    except struct.error as error:
+        raise ValueError("a record of another length") from error
+    raise ValueError("a record of another kind")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """An unfinished session: the fold of a journal's records.
+
+    Attributes:
+        start: which session.
+        completed: its finished tasks in order.
+        task: the task that has begun, None between two tasks.
+        inputs: what that task's machine accepted.
+    """
+
+    start: SessionStarted
+    completed: tuple[TaskCompleted, ...] = ()
+    task: TaskStarted | None = None
+    inputs: tuple[Input, ...] = ()
+
+    @property
+    def cursor(self) -> int:
+        """Packets of the mailbox that were read for good."""
+        read = [entry.cursor for entry in self.inputs if isinstance(entry, PacketAccepted)]
+        return max([entry.cursor for entry in self.completed[-1:]] + read, default=0)
+
+    def with_entry(self, entry: TaskStarted | Input | TaskCompleted) -> "OpenSession":
+        """Return the session after one more record.
+
+        Raises:
+            ValueError: a record that cannot stand here.
+        """
+        if isinstance(entry, TaskCompleted):
+            if entry.task != len(self.completed):
+                raise ValueError("tasks out of order")
+            return OpenSession(self.start, (*self.completed, entry))
+        if isinstance(entry, TaskStarted):
+            if self.task is not None or entry.task != len(self.completed):
+                raise ValueError("tasks out of order")
+            return replace(self, task=entry)
+        if self.task is None:
+            raise ValueError("an input outside of a task")
+        return replace(self, inputs=(*self.inputs, entry))
+
+
+def fold_entries(entries: Iterable[Entry]) -> OpenSession:
+    """Return what the records of a journal come to.
+
+    Raises:
+        ValueError: no session, or records that cannot stand one after the other.
+    """
+    session: OpenSession | None = None
+    for entry in entries:
+        if isinstance(entry, SessionStarted) and session is None:
+            session = OpenSession(entry)
+        elif isinstance(entry, SessionStarted) or session is None:
+            raise ValueError("a session has one start, at the start")
+        else:
+            session = session.with_entry(entry)
+    if session is None:
+        raise ValueError("no records")
+    return session

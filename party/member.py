@@ -1,0 +1,78 @@
+"""Who takes part in a session at a party's end, and what is reported of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from collabedit.crypto.rng import Randomness
+from collabedit.crypto.signing import SigningKey
+from collabedit.errors import PlanError
+from collabedit.ids import LayerIndex, PartyId, TaskIndex
+from collabedit.plan import Layer, Plan
+from collabedit.proto.envelope import check_identities
+from collabedit.sketch import LowRankUpdate, Matrix
+
+Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
+"""Receives what happens as (event, fields). Fields never hold edits, keys or statistics."""
+
+
+class Editor(Protocol):
+    """The party's model and edits."""
+
+    def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
+        """Return K̃ [d', n] and R [d_out, n] of each layer, on the model as edited so far."""
+
+    def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
+        """Apply merged updates, given in mapped coordinates."""
+
+    def rollback(self) -> None:
+        """Take back everything that was applied, bit by bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """One finished task, as this party knows it."""
+
+    task: TaskIndex
+    layers: tuple[int, ...]
+    survivors: tuple[str, ...]
+    sum_digest: str
+    update_digest: str
+    compute_seconds: float
+    protocol_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """A finished session."""
+
+    session_id: str
+    tasks: tuple[TaskReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who this party is in a session: the plan, its id there, its identity key, its entropy."""
+
+    plan: Plan
+    me: PartyId
+    identity: SigningKey = field(repr=False)
+    randomness: Randomness = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_identities(self.plan)
+        if self.identity.verify_key.to_bytes() != self.plan.identity(self.me):
+            raise PlanError(
+                f"the identity key is not the one that the plan pins for "
+                f"{self.plan.party_name(self.me)}"
+            )
+
+
+class OpeningRecord(Protocol):
+    """Remembers which sums this party helped to open; see `party.ledger`."""
+
+    def check(self) -> None:
+        """Raise if a sum over the same edits was opened before, in whatever session."""
+
+    def record(self, session_id: bytes, task: TaskIndex, *, replayed: bool = False) -> None:
+        """Store durably that the shares which open this task are about to leave."""
