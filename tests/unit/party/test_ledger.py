@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.errors import InputError
+from collabedit.errors import InputError, JournalError, StorageError
 from collabedit.ids import TaskIndex
 from collabedit.party.edits import Edit
 from collabedit.party.ledger import Ledger
