@@ -16,6 +16,7 @@ from collabedit.crypto.ring import RingArray
 from collabedit.errors import (
     AbortReason,
     CollabEditError,
+    InputError,
     MalformedMessageError,
     NumericError,
     ProtocolError,
@@ -193,16 +194,15 @@ class _Session:
         self._chain = first_chain(plan.digest, self.session_id)
         context = m.Context(plan.digest, self.session_id, TaskIndex(0), self._chain)
         open_envelope(answer, m.Welcome, context=context, identities=plan.identity)
-        self._context = context
-        self._enter()
+        self._enter(context)
         self._channel.open(self.session_id, cursor=self._cursor)
         self._observer("joined", {"session": self.session_id.hex()[:16]})
 
-    def _enter(self) -> None:
+    def _enter(self, context: m.Context) -> None:
         """Resume the journal's session if this is it, else begin a journal of this one."""
         journal = self._journal
         if journal is None:
-            self._note_session()
+            self._note(context)
             return
         unfinished = journal.unfinished
         if unfinished is not None and unfinished.start.session_id == self.session_id:
@@ -211,21 +211,28 @@ class _Session:
             if unfinished.task is None and not unfinished.completed:
                 # The process may have died before it noted the session; nothing is signed yet.
                 with contextlib.suppress(ProtocolError):
-                    self._note_session()
+                    self._note(context)
+            self._context = context
             return
         if unfinished is not None:
             # The aggregator was started anew, the old session is gone. If it opened something, that
             # is a matter for the operator, and the journal stays as it is.
             if self._ledger is not None:
-                self._ledger.check()
+                try:
+                    self._ledger.check()
+                except InputError:
+                    self._note(context)  # to say farewell there
+                    raise
             self._observer("superseded", {"session": unfinished.start.session_id.hex()[:16]})
         journal.begin(self.session_id, self._plan.digest, self._member.me)
         self._entered = True
-        self._note_session()
+        self._note(context)
 
-    def _note_session(self) -> None:
+    def _note(self, context: m.Context) -> None:
+        """Write the session down; from here on something may be signed in it."""
         if self.enter is not None:
             self.enter(self.session_id)
+        self._context = context
 
     def _reapply(self, editor: Editor) -> list[TaskReport]:
         """Apply the updates of tasks that were finished before this process began."""

@@ -172,7 +172,7 @@ def test_a_bad_frame_costs_its_sender_the_upload_and_nobody_else_anything(
         }
         upload = channels[2].upload
         channels[2].upload = (  # type: ignore[method-assign]
-            lambda task, frames: upload(task, lambda: spoil(frames()))
+            lambda task, frames: upload(task, lambda have: spoil(frames(have)))
         )
         threads = [network.join(PartyId(party), channel) for party, channel in channels.items()]
         assert server.run(linger=5.0)

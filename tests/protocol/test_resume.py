@@ -35,6 +35,7 @@ from collabedit.party.edits import Edit
 from collabedit.party.journal import PartyJournal
 from collabedit.party.ledger import Ledger
 from collabedit.party.session import Member, SessionReport, run_session
+from collabedit.party.sessions import EnteredSessions
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body
 from tests.support.crashes import CrashError, CrashPoints, MortalChannel
@@ -143,6 +144,7 @@ class Stage:
                     channel,
                     life.editor,
                     ledger=ledger,
+                    enter=EnteredSessions(self.work / "sessions.txt").enter,
                     journal=journal,
                     observer=observe,
                 )
