@@ -11,9 +11,8 @@ input that the disk refuses is refused to whoever brought it, and changes nothin
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 from collabedit.aggregator import inputs
 from collabedit.aggregator import states as s
@@ -22,7 +21,8 @@ from collabedit.aggregator.bundles import Bundles
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.mailboxes import Mailboxes
 from collabedit.aggregator.opening import OpenedTask, open_and_merge
-from collabedit.aggregator.records import TaskRecord, describe_dropout
+from collabedit.aggregator.records import TaskRecord
+from collabedit.aggregator.reporting import Observer, Reporter, ignore
 from collabedit.aggregator.rounds import ROUNDS, waiting_for
 from collabedit.aggregator.task import advance, receive, start_task
 from collabedit.aggregator.tiles import TileStore
@@ -30,7 +30,6 @@ from collabedit.aggregator.witness import Witness
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import (
-    AbortReason,
     CollabEditError,
     CryptoError,
     JournalError,
@@ -51,14 +50,6 @@ from collabedit.proto.envelope import (
     sign_message,
 )
 from collabedit.proto.evidence import EvidenceSink
-from collabedit.proto.statements import RefusalError
-
-Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
-"""Receives what happens as (event, fields). Fields never hold keys, shares or statistics."""
-
-
-def _ignore(event: str, fields: Mapping[str, object]) -> None:
-    del event, fields
 
 
 class Coordinator:
@@ -87,7 +78,7 @@ class Coordinator:
         directory: Path,
         randomness: Randomness,
         evidence: EvidenceSink | None = None,
-        observer: Observer = _ignore,
+        observer: Observer = ignore,
         journal: Journal | None = None,
     ) -> None:
         check_identities(plan)
@@ -118,18 +109,17 @@ class Coordinator:
         else:
             self.session_id = stored.session_id
         self._chain = first_chain(plan.digest, self.session_id)
-        # What is replayed was reported when it happened.
-        self._observer: Observer = observer if stored is None else _ignore
+        self._report = Reporter(plan, observer)
+        self._report.muted = stored is not None
         self._begin(frozenset(plan.party_ids))
         self.replayed = 0
         """Inputs that were taken up from the journal."""
         if stored is not None:
             with self._changed:
                 self._replay()
-                self._observer = observer
+                self._report.muted = False
                 self._restore_uploads()
-            fields = {"inputs": self.replayed, "task": self._task, "round": self.round_name}
-            self._observer("resumed", fields)
+            self._report.resumed(self._task, self.round_name, self.replayed)
 
     def __repr__(self) -> str:
         return f"Coordinator(plan={self.plan.name!r}, task={self._task}, round={self.round_name!r})"
@@ -142,9 +132,7 @@ class Coordinator:
         self._layout = layout
         spool = self._bundles.spool(self._task)
         self._store = TileStore(spool, layout, task=self._task, journal=self._journal)
-        self._reported: int = 0
-        layers = [layer.index for layer in self.plan.tasks[self._task]]
-        self._observer("task-started", {"task": self._task, "layers": layers})
+        self._report.task_started(self._task)
 
     def _replay(self) -> None:
         for entry in self._journal.inputs():
@@ -180,7 +168,7 @@ class Coordinator:
             else frozenset(self.plan.party_ids)
         )
         for party in self._store.restore(answered=answered):
-            self._observer("upload-lost", {"party": self.plan.party_name(party)})
+            self._report.upload_lost(party)
 
     def _keep(self, change: s.Event | m.Packet) -> None:
         """Write an input down; whatever it causes comes after."""
@@ -244,7 +232,7 @@ class Coordinator:
         with self._changed:
             if party not in self._joined:
                 self._joined |= {party}
-                self._observer("joined", {"party": self.plan.party_name(party)})
+                self._report.joined(party)
         first = m.Context(
             self.plan.digest,
             self.session_id,
@@ -274,15 +262,7 @@ class Coordinator:
             step = receive(self._state, packet)
             self._keep(packet)
             self._accepted.add(envelope.signature)
-            self._observer(
-                "received",
-                {
-                    "party": self.plan.party_name(envelope.sender),
-                    "task": self._task,
-                    "round": before,
-                    "message": "abort" if envelope.kind == m.KINDS[m.Abort] else "answer",
-                },
-            )
+            self._report.received(self._task, before, envelope)
             self._take(step)
 
     def _check_upload(self, envelope: m.Envelope) -> None:
@@ -293,17 +273,7 @@ class Coordinator:
         message = open_envelope(
             envelope, m.Contribute, context=self._setup.context, identities=self.plan.identity
         )
-        root = self._store.root(envelope.sender)
-        if root is None:
-            raise RefusalError(
-                AbortReason.MALFORMED_MESSAGE, "the upload has gaps", culprit=envelope.sender
-            )
-        if root != message.root or message.tiles != self._layout.tiles:
-            raise RefusalError(
-                AbortReason.DIGEST_MISMATCH,
-                "the stored tiles are not the signed ones",
-                culprit=envelope.sender,
-            )
+        self._store.check(envelope.sender, message)
 
     def put_frame(self, party: PartyId, task: TaskIndex, frame: bytes) -> int:
         """Store one frame of a party's upload and return its tile index.
@@ -353,14 +323,7 @@ class Coordinator:
                 return
             step = advance(self._state, s.RoundClosed())
             self._keep(s.RoundClosed())
-            self._observer(
-                "round-closed",
-                {
-                    "task": self._task,
-                    "round": self.round_name,
-                    "silent": [self.plan.party_name(p) for p in sorted(self.waiting_for)],
-                },
-            )
+            self._report.round_closed(self._task, self.round_name, self.waiting_for)
             self._take(step)
 
     def open_pending(self) -> OpenedTask | None:
@@ -381,14 +344,7 @@ class Coordinator:
             self._keep(event)
             if isinstance(outcome, OpenedTask):
                 self._bundles.release(self._task)
-                self._observer(
-                    "opened",
-                    {
-                        "task": self._task,
-                        "survivors": [self.plan.party_name(p) for p in sorted(state.survivors)],
-                        "sum": format_digest(outcome.event.sum_digest),
-                    },
-                )
+                self._report.opened(self._task, state.survivors, outcome.event.sum_digest)
             self._take(advance(self._state, event))
             store.delete()
         return outcome if isinstance(outcome, OpenedTask) else None
@@ -396,36 +352,12 @@ class Coordinator:
     def _take(self, step: s.Step) -> None:
         self._state = step.state
         self._mailboxes.post(step.outbound)
-        self._report_dropouts()
+        self._report.state(self._task, step.state)
         if isinstance(step.state, s.Completed):
             self._finish(step.state)
         elif isinstance(step.state, s.Aborted):
             self._store.delete()
-            fields = {"reason": step.state.reason.name, "why": step.state.detail}
-            self._observer("aborted", {"task": self._task, **fields})
-        elif isinstance(step.state, s.Opening):
-            self._report_strays(step.state)
         self._changed.notify_all()
-
-    def _report_strays(self, opening: s.Opening) -> None:
-        for stray in opening.strays:
-            self._observer(
-                "wrong-shares",
-                {
-                    "task": self._task,
-                    "owner": self.plan.party_name(stray.owner),
-                    "revealed_by": [self.plan.party_name(party) for party in stray.revealed_by],
-                },
-            )
-
-    def _report_dropouts(self) -> None:
-        if isinstance(self._state, s.Completed | s.Aborted):
-            dropouts = self._state.dropouts
-        else:
-            dropouts = self._state.progress.dropouts
-        for dropout in dropouts[self._reported :]:
-            self._observer("dropped", {"task": self._task, **describe_dropout(self.plan, dropout)})
-        self._reported = len(dropouts)
 
     def _finish(self, done: s.Completed) -> None:
         self._records.append(
@@ -433,9 +365,8 @@ class Coordinator:
                 self._task, done.survivors, done.update_digest, done.sum_digest, done.dropouts
             )
         )
-        self._observer("task-finished", {"task": self._task})
         if self._task + 1 == len(self.plan.tasks):
-            self._observer("session-finished", {"tasks": len(self._records)})
+            self._report.session_finished(len(self._records))
             return
         self._chain = next_chain(self._chain, done.update_digest)
         self._task = TaskIndex(self._task + 1)
@@ -467,8 +398,7 @@ class Coordinator:
     def note_refusal(self, error: CollabEditError) -> None:
         """Tell the observer that a call was refused, so that the operator sees faults of ours."""
         with self._changed:
-            fields = {"task": self._task, "round": self.round_name}
-            self._observer("refused", {**fields, "error": type(error).__name__, "why": str(error)})
+            self._report.refused(self._task, self.round_name, error)
 
     def interrupt(self) -> None:
         """Let every waiting call return now; the session is being shut down."""

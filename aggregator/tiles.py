@@ -21,9 +21,16 @@ import numpy as np
 from collabedit.aggregator.journal import Journal
 from collabedit.crypto.masking import SignedMask, unmask_tile
 from collabedit.crypto.ring import Ring, RingArray, add_into, to_bytes
-from collabedit.errors import MalformedMessageError, StorageError, UnexpectedMessageError
+from collabedit.errors import (
+    AbortReason,
+    MalformedMessageError,
+    StorageError,
+    UnexpectedMessageError,
+)
 from collabedit.exchange import Tile, TileLayout, tile_digest, tiles_root
 from collabedit.ids import PartyId, TaskIndex
+from collabedit.proto.messages import Contribute
+from collabedit.proto.statements import RefusalError
 
 _FIRST = TaskIndex(0)
 
@@ -191,6 +198,23 @@ class TileStore:
             if len(upload.settled) != self._layout.tiles:
                 return None
             return tiles_root(upload.settled[index] for index in range(self._layout.tiles))
+
+    def check(self, party: PartyId, message: Contribute) -> None:
+        """Check that what is stored of a party is what it signed, whole.
+
+        Raises:
+            RefusalError: MALFORMED_MESSAGE, DIGEST_MISMATCH; the party is the culprit.
+            StorageError: the disk refuses.
+        """
+        root = self.root(party)
+        if root is None:
+            raise RefusalError(AbortReason.MALFORMED_MESSAGE, "the upload has gaps", culprit=party)
+        if root != message.root or message.tiles != self._layout.tiles:
+            raise RefusalError(
+                AbortReason.DIGEST_MISMATCH,
+                "the stored tiles are not the signed ones",
+                culprit=party,
+            )
 
     def open_sum(
         self, survivors: Iterable[PartyId], *, ring: Ring, masks: tuple[SignedMask, ...]

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from collabedit.aggregator.coordinator import Coordinator, Observer
+from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.records import TaskRecord
+from collabedit.aggregator.reporting import Observer
 from collabedit.aggregator.states import Aborted as AggregatorAborted
 from collabedit.aggregator.states import Opening
 from collabedit.crypto.ring import RingArray

@@ -163,7 +163,7 @@ def lose(spool: Path, moment: str, *lost: int) -> Run:
     witness = Witness()
     faults = Faults(crash_before=dict.fromkeys(case.lost, moment[:2]))
     plain = federation.simulation(spool, faults=faults)
-    plain.coordinator._observer = witness.observe
+    plain.coordinator._report.observer = witness.observe
     outcome = plain.run(federation.contribute, witness.apply)
     return Run(federation, case, spool, plain, outcome, witness)
 

@@ -107,7 +107,9 @@ def run_campaign(
                     result.stages[_stage(victim)] += 1
                     victim.kill()
                     result.kills += 1
-                    victim.start()
+                    # Whoever died after its last act has nothing to resume.
+                    if not session.has_done_everything(victim):
+                        victim.start()
             faults = session.faults()
         result.failures += [f"session {result.sessions}: {fault}" for fault in faults]
         result.sessions += 1

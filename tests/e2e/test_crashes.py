@@ -8,7 +8,7 @@ from tests.crash.campaign import run_campaign
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role", ["aggregator"])
+@pytest.mark.parametrize("role", ["aggregator", "party"])
 def test_a_killed_process_resumes_its_session(role: str, tmp_path: Path) -> None:
     told: list[str] = []
     result = run_campaign(role, tmp_path / role, points=6, per_session=3, seed=20, tell=told.append)

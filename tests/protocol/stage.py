@@ -18,7 +18,8 @@ import numpy as np
 
 from collabedit.aggregator import states as a
 from collabedit.aggregator import task as aggregator_task
-from collabedit.aggregator.coordinator import Coordinator, Observer
+from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.reporting import Observer
 from collabedit.crypto.ring import RingArray, add_into
 from collabedit.crypto.rng import Randomness
 from collabedit.errors import AbortReason, CollabEditError

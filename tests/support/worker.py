@@ -19,7 +19,11 @@ from collabedit.cli.credentials import read_identity, read_tls
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.ids import LayerIndex
 from collabedit.party.client import ClientTls, GrpcChannel
-from collabedit.party.session import Member, run_session
+from collabedit.party.journal import PartyJournal
+from collabedit.party.ledger import Ledger
+from collabedit.party.member import Member, SessionReport
+from collabedit.party.session import run_session
+from collabedit.party.sessions import EnteredSessions
 from collabedit.plan import Layer, load_plan
 from collabedit.sketch import LowRankUpdate, Matrix
 
@@ -62,14 +66,31 @@ def _join(options: argparse.Namespace) -> None:
     member = Member(plan, party, read_identity(options.identity, plan, party), SystemRandomness())
     tls = read_tls(options.tls_cert, options.tls_key, options.tls_ca, name=options.name)
     options.work.mkdir(parents=True, exist_ok=True)
-    channel = GrpcChannel(
-        options.connect,
-        tls=ClientTls(tls.certificate, tls.key, tls.authority),
-        server_name=plan.federation.aggregator.name,
-        patience=options.patience,
-    )
-    editor = StoredEditor(options.statistics)
-    report = run_session(member, channel, editor, observer=log_observer(role=options.name))
+    with PartyJournal(options.work, randomness=SystemRandomness()) as journal:
+        journal.check(plan.digest, party)
+        channel = GrpcChannel(
+            options.connect,
+            tls=ClientTls(tls.certificate, tls.key, tls.authority),
+            server_name=plan.federation.aggregator.name,
+            patience=options.patience,
+        )
+        editor = StoredEditor(options.statistics)
+        report = run_session(
+            member,
+            channel,
+            editor,
+            ledger=Ledger(options.work / "ledger.jsonl", edits=(), weights=plan.model.weights),
+            enter=EnteredSessions(options.work / "sessions.txt").enter,
+            journal=journal,
+            observer=log_observer(role=options.name),
+        )
+        _write_report(options.work / "report.json", report, editor, channel)
+        journal.end()
+
+
+def _write_report(
+    path: Path, report: SessionReport, editor: StoredEditor, channel: GrpcChannel
+) -> None:
     values = {
         "session": report.session_id,
         "tasks": [
@@ -83,7 +104,7 @@ def _join(options: argparse.Namespace) -> None:
         "applied": editor.applied,
         "bytes_sent": channel.bytes_sent,
     }
-    (options.work / "report.json").write_text(json.dumps(values, indent=2) + "\n")
+    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 if __name__ == "__main__":

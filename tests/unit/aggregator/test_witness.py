@@ -160,7 +160,7 @@ def lied(tmp_path: Path) -> tuple[Session, list[Evidence], list[str]]:
         observer=lambda event, _: events.append(event),
     )
     session.coordinator._witness = Witness(
-        session.federation.plan, found.append, session.coordinator._observer
+        session.federation.plan, found.append, session.coordinator._report.observer
     )
     return session, found, events
 
