@@ -386,11 +386,27 @@ class Coordinator:
         with self._changed:
             return self._mailboxes.unread(cursors)
 
-    def wait_mailbox(self, party: PartyId, *, cursor: int, seconds: float) -> tuple[m.Packet, ...]:
-        """Like `mailbox`, but hold the call up to `seconds` while there is nothing new."""
+    def wait_mailbox(
+        self,
+        party: PartyId,
+        *,
+        cursor: int,
+        seconds: float,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> tuple[m.Packet, ...]:
+        """Like `mailbox`, but hold the call up to `seconds` while there is nothing new.
+
+        Args:
+            party: whose mailbox.
+            cursor: packets that it has.
+            seconds: longest hold.
+            is_wanted: whether somebody still waits for the answer; looked at after `release_polls`.
+        """
         with self._changed:
             self._changed.wait_for(
-                lambda: self._mailboxes.has_more(party, cursor) or self._interrupted,
+                lambda: (
+                    self._mailboxes.has_more(party, cursor) or self._interrupted or not is_wanted()
+                ),
                 timeout=seconds,
             )
             return self.mailbox(party, cursor=cursor)
@@ -399,6 +415,11 @@ class Coordinator:
         """Tell the observer that a call was refused, so that the operator sees faults of ours."""
         with self._changed:
             self._report.refused(self._task, self.round_name, error)
+
+    def release_polls(self) -> None:
+        """Let held calls look whether they are still wanted."""
+        with self._changed:
+            self._changed.notify_all()
 
     def interrupt(self) -> None:
         """Let every waiting call return now; the session is being shut down."""

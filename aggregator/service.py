@@ -4,6 +4,11 @@ SPEC 5. All methods take and give raw bytes; the codec is called here and nowher
 is told by the common name of the client certificate, which must be the party's name in the plan;
 what a message claims is then checked by its own signature. One driver thread closes rounds that
 starve and opens sums; request threads only file messages.
+
+Every method, also one that takes a single message, is registered as one that takes a stream: gRPC
+would otherwise wait for the message in one of the pool's threads before anybody has looked at whose
+it is. So a call is judged by its certificate first, then has to find its place (`calls`), and only
+then is a byte of it read. On the wire there is no difference.
 """
 
 import threading
@@ -11,11 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NoReturn, Self, cast
+from typing import NoReturn, Self, TypeAlias, TypeVar, cast
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
 
+from collabedit.aggregator.calls import GUEST, Call, CallKind, CallTable, RefusalLog
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.errors import (
     CollabEditError,
@@ -36,8 +43,11 @@ from collabedit.proto.codec import (
     encode_receipt,
 )
 
+T = TypeVar("T")
+
 COORDINATION = "collabedit.v1.Coordination"
 DATA = "collabedit.v1.Data"
+HEALTH = "grpc.health.v1.Health"
 SETTLE_BYTES = 16 << 20
 """Bytes of an upload between two writes of its bitmap: what a crash makes a party send again."""
 
@@ -46,6 +56,48 @@ MAXIMUM_WAIT_SECONDS = 20.0
 
 DISK_SECONDS = 5.0
 """Pause after a disk that is full or read-only, before the driver tries again."""
+
+MAXIMUM_DELIVERY_BYTES = 2 << 20
+"""Largest packet that is read from a party. The largest that one sends, ShareKeys of 500 parties
+with 1 KiB for each, has 0.6 MB; the 16 MiB of SPEC 3.3(d) are for what the aggregator relays."""
+
+MESSAGE_SECONDS = 60.0
+"""Longest a call of one message may last; a party's client gives it 30 s."""
+
+CALLS_PER_CALLER = len(CallKind)
+
+SPARE_THREADS = 8
+"""For calls that are about to be refused or replaced: those of guests, and second ones."""
+
+QUEUED_CALLS = 1024
+"""Calls that may wait for a thread; more are refused before they are read, whosever they are, and
+a party's client tries again. Each costs some 10 KiB and is gone in a millisecond."""
+
+WINDOW_BYTES = 1 << 20
+"""What a connection may send ahead of its reader: 5 MiB/s at a round trip of 200 ms. gRPC itself
+lets a fast sender have many MiB of window on each connection, also for messages it then refuses."""
+
+STREAMS_PER_CONNECTION = 8
+"""Calls on one connection; a party's client needs three, gRPC's default has no limit."""
+
+CONNECTIONS_PER_PARTY = 4
+SPARE_CONNECTIONS = 512
+"""A connection costs about 60 KiB and a file descriptor, and a stranger can open one; their number
+is bounded, so that memory is. A party has one, and for some time a dead one after a broken link."""
+
+HANDSHAKE_SECONDS = 10.0
+"""A handshake is a round trip or two; gRPC's default of 120 s lets strangers hold connections."""
+
+IDLE_CONNECTION_SECONDS = 60.0
+"""A connection without a call is closed after this; an honest party always has its poll."""
+
+KEEPALIVE_SECONDS = 30.0
+KEEPALIVE_TIMEOUT_SECONDS = 20.0
+"""A party whose link is cut for good is noticed by its connection after their sum at most."""
+
+REFUSALS_LOGGED = 60
+REFUSAL_PERIOD_SECONDS = 60.0
+"""A caller is refused as often as it likes, but does not fill the disk with lines about it."""
 
 _TICK_SECONDS = 0.2
 _SLACK_BYTES = 64 << 10
@@ -64,6 +116,10 @@ class _PermissionError(CollabEditError):
     """The caller's certificate does not entitle it to this call."""
 
 
+_Handlers: TypeAlias = "dict[str, grpc.RpcMethodHandler[bytes, bytes]]"
+_Method: TypeAlias = Callable[[Call, Iterator[bytes], grpc.ServicerContext], T]
+
+
 class AggregatorServer:
     """Serves one session until it is over.
 
@@ -78,43 +134,42 @@ class AggregatorServer:
         self._timing = coordinator.plan.timing
         self._contact: dict[PartyId, float] = {}
         self._cursors: dict[PartyId, int] = {}
+        plan = coordinator.plan
+        self._names = {plan.party_name(party): party for party in plan.party_ids}
+        self._calls = CallTable()
+        self._refusals = RefusalLog(limit=REFUSALS_LOGGED, seconds=REFUSAL_PERIOD_SECONDS)
         parties = len(coordinator.plan.federation.parties)
-        limit = max(MAXIMUM_PACKET_BYTES, coordinator.plan.aggregation.tile_bytes + FRAME_OVERHEAD)
-        # Each party holds one long poll and at most one other call at a time.
-        self._pool = ThreadPoolExecutor(max_workers=2 * parties + 8, thread_name_prefix="rpc")
+        places = CALLS_PER_CALLER * parties + SPARE_THREADS
+        self._pool = ThreadPoolExecutor(max_workers=places, thread_name_prefix="rpc")
         self._server = grpc.server(
             self._pool,
-            options=[
-                ("grpc.max_receive_message_length", limit + _SLACK_BYTES),
-                ("grpc.max_send_message_length", limit + _SLACK_BYTES),
-                ("grpc.so_reuseport", 0),
-                ("grpc.keepalive_permit_without_calls", 1),
-                # Clients ping every 30 s; the default of 300 s would end in GOAWAY.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ],
+            maximum_concurrent_rpcs=QUEUED_CALLS + places,
+            options=_channel_options(parties, tile_bytes=coordinator.plan.aggregation.tile_bytes),
         )
+        stream = max(self._timing.upload, self._timing.round)
+        poll = MAXIMUM_WAIT_SECONDS + MESSAGE_SECONDS
+        unary, streaming = (
+            grpc.stream_unary_rpc_method_handler,
+            grpc.stream_stream_rpc_method_handler,
+        )
+        message, transfer = CallKind.MESSAGE, CallKind.STREAM
+        coordination: _Handlers = {
+            "Join": unary(self._serve(message, self._join)),
+            "Deliver": unary(self._serve(message, self._deliver)),
+            "Collect": unary(self._serve(CallKind.POLL, self._collect, seconds=poll)),
+        }
+        data: _Handlers = {
+            "Upload": unary(self._serve(transfer, self._upload, seconds=stream)),
+            "Stored": unary(self._serve(message, self._stored)),
+            "Download": streaming(self._serve(transfer, self._download, seconds=stream)),
+        }
+        health: _Handlers = {"Check": unary(self._serve(message, self._check, guests=True))}
         self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(
-                    COORDINATION,
-                    {
-                        "Join": grpc.unary_unary_rpc_method_handler(self._guard(self._join)),
-                        "Deliver": grpc.unary_unary_rpc_method_handler(self._guard(self._deliver)),
-                        "Collect": grpc.unary_unary_rpc_method_handler(self._guard(self._collect)),
-                    },
-                ),
-                grpc.method_handlers_generic_handler(
-                    DATA,
-                    {
-                        "Upload": grpc.stream_unary_rpc_method_handler(self._guard(self._upload)),
-                        "Stored": grpc.unary_unary_rpc_method_handler(self._guard(self._stored)),
-                        "Download": grpc.unary_stream_rpc_method_handler(self._download),
-                    },
-                ),
+            tuple(
+                grpc.method_handlers_generic_handler(name, methods)
+                for name, methods in ((COORDINATION, coordination), (DATA, data), (HEALTH, health))
             )
         )
-        self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         credentials = grpc.ssl_server_credentials(
             [(tls.key, tls.certificate)],
             root_certificates=tls.authority,
@@ -128,11 +183,9 @@ class AggregatorServer:
 
     def __enter__(self) -> Self:
         self._server.start()
-        self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._health.enter_graceful_shutdown()
         self._coordinator.interrupt()
         self._server.stop(grace=2.0).wait()
         self._pool.shutdown()
@@ -156,6 +209,7 @@ class AggregatorServer:
             if self._stop.is_set():
                 return False
             try:
+                self._calls.cancel_overdue()
                 coordinator.open_pending()
                 coordinator.wait_change(position, _TICK_SECONDS)
                 if coordinator.position != position:
@@ -210,39 +264,69 @@ class AggregatorServer:
         # The stubs say bytes, gRPC gives lists of them.
         properties = cast("Mapping[str, Sequence[bytes]]", context.auth_context())
         name = b"".join(properties.get("x509_common_name", ())[:1]).decode("utf-8", "replace")
-        plan = self._coordinator.plan
-        for party in plan.party_ids:
-            if plan.party_name(party) == name:
-                self._contact[party] = time.monotonic()
-                return party
-        raise _PermissionError("your certificate's name is no party of this session's plan")
+        return self._names.get(name, GUEST)
 
-    def _guard(
-        self, method: Callable[..., bytes]
-    ) -> Callable[[object, grpc.ServicerContext], bytes]:
-        def guarded(request: object, context: grpc.ServicerContext) -> bytes:
+    def _serve(
+        self,
+        kind: CallKind,
+        method: _Method[T],
+        *,
+        seconds: float = MESSAGE_SECONDS,
+        guests: bool = False,
+    ) -> Callable[[Iterator[bytes], grpc.ServicerContext], T]:
+        def served(frames: Iterator[bytes], context: grpc.ServicerContext) -> T:
             try:
-                return method(request, context)
+                caller = self._caller(context)
+                if caller != GUEST:
+                    self._contact[caller] = time.monotonic()
+                elif not guests:
+                    raise _PermissionError(
+                        "your certificate's name is no party of this session's plan"
+                    )
+                call = self._calls.enter(caller, kind, seconds=seconds, cancel=context.cancel)
+                # It keeps its place until gRPC has done with it, not only until the method returns.
+                if not context.add_callback(lambda: self._over(call)):
+                    self._calls.leave(call)
+                return method(call, frames, context)
             except CollabEditError as error:
                 self._refuse(context, error)
 
-        return guarded
+        return served
+
+    def _over(self, call: Call) -> None:
+        self._calls.leave(call)
+        if call.is_held:
+            # Nobody is there any more to read the answer that its thread waits for.
+            self._coordinator.release_polls()
 
     def _refuse(self, context: grpc.ServicerContext, error: CollabEditError) -> NoReturn:
-        self._coordinator.note_refusal(error)
+        if self._refusals.admits(time.monotonic()):
+            self._coordinator.note_refusal(error)
         context.abort(_status(error), str(error))
         raise AssertionError from error  # pragma: no cover  abort raises
 
-    def _join(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        caller, packet = self._caller(context), decode_packet(request)
-        self._check_sender(caller, packet.envelope.sender)
+    def _join(self, call: Call, frames: Iterator[bytes], _context: grpc.ServicerContext) -> bytes:
+        packet = decode_packet(_single(frames))
+        self._check_sender(call.caller, packet.envelope.sender)
         return encode_packet(self._coordinator.welcome(packet))
 
-    def _deliver(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        caller, packet = self._caller(context), decode_packet(request)
-        self._check_sender(caller, packet.envelope.sender)
+    def _deliver(
+        self, call: Call, frames: Iterator[bytes], _context: grpc.ServicerContext
+    ) -> bytes:
+        packet = decode_packet(_single(frames))
+        self._check_sender(call.caller, packet.envelope.sender)
         self._coordinator.deliver(packet)
         return encode_receipt()
+
+    def _check(self, _call: Call, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        try:
+            request = health_pb2.HealthCheckRequest.FromString(_single(frames))
+        except DecodeError as error:
+            raise MalformedMessageError("not a HealthCheckRequest") from error
+        if request.service:
+            context.abort(grpc.StatusCode.NOT_FOUND, "only the server as a whole has a health")
+        reply = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+        return bytes(reply.SerializeToString())
 
     def _check_sender(self, caller: PartyId, sender: PartyId) -> None:
         if caller != sender:
@@ -251,15 +335,22 @@ class AggregatorServer:
                 f"is from {self._coordinator.plan.party_name(sender)}"
             )
 
-    def _collect(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        caller = self._caller(context)
-        session_id, cursor, wait = decode_collect_request(request)
+    def _collect(
+        self, call: Call, frames: Iterator[bytes], _context: grpc.ServicerContext
+    ) -> bytes:
+        session_id, cursor, wait = decode_collect_request(_single(frames))
         self._check_session(session_id)
-        self._cursors[caller] = cursor
+        self._cursors[call.caller] = cursor
+        call.is_held = True
         packets = self._coordinator.wait_mailbox(
-            caller, cursor=cursor, seconds=min(wait, MAXIMUM_WAIT_SECONDS)
+            call.caller,
+            cursor=cursor,
+            seconds=min(wait, MAXIMUM_WAIT_SECONDS),
+            is_wanted=lambda: not call.is_over,
         )
-        self._contact[caller] = time.monotonic()
+        call.is_held = False
+        if not call.is_over:
+            self._contact[call.caller] = time.monotonic()
         return encode_collect_reply(packets)
 
     def _check_session(self, session_id: bytes) -> None:
@@ -278,8 +369,8 @@ class AggregatorServer:
             raise MalformedMessageError(f"task {task} is not in the plan")
         return TaskIndex(task)
 
-    def _upload(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        caller, task = self._caller(context), self._task(context)
+    def _upload(self, call: Call, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        caller, task = call.caller, self._task(context)
         unsettled = 0
         for frame in frames:
             self._contact[caller] = time.monotonic()
@@ -291,16 +382,49 @@ class AggregatorServer:
         self._coordinator.settle_upload(caller, task)
         return b""
 
-    def _stored(self, _request: bytes, context: grpc.ServicerContext) -> bytes:
-        caller = self._caller(context)
-        return self._coordinator.stored_tiles(caller, self._task(context))
+    def _stored(self, call: Call, _frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        return self._coordinator.stored_tiles(call.caller, self._task(context))
 
-    def _download(self, _request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _download(
+        self, _call: Call, _frames: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        return self._chunks(self._task(context), context)
+
+    def _chunks(self, task: TaskIndex, context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
-            self._caller(context)
-            yield from self._coordinator.bundle_chunks(self._task(context))
+            yield from self._coordinator.bundle_chunks(task)
         except CollabEditError as error:
             self._refuse(context, error)
+
+
+def _single(frames: Iterator[bytes]) -> bytes:
+    """Return the message of a call that has one."""
+    for message in frames:
+        return message
+    raise MalformedMessageError("the call has no message")
+
+
+def _channel_options(parties: int, *, tile_bytes: int) -> list[tuple[str, int]]:
+    inbound = max(MAXIMUM_DELIVERY_BYTES, tile_bytes + FRAME_OVERHEAD)
+    return [
+        ("grpc.max_receive_message_length", inbound + _SLACK_BYTES),
+        ("grpc.max_send_message_length", MAXIMUM_PACKET_BYTES + _SLACK_BYTES),
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients ping every 30 s; the default of 300 s would end in GOAWAY.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_time_ms", int(1000 * KEEPALIVE_SECONDS)),
+        ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_TIMEOUT_SECONDS)),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        ("grpc.max_connection_idle_ms", int(1000 * IDLE_CONNECTION_SECONDS)),
+        ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_SECONDS)),
+        (
+            "grpc.max_allowed_incoming_connections",
+            CONNECTIONS_PER_PARTY * parties + SPARE_CONNECTIONS,
+        ),
+    ]
 
 
 def _status(error: CollabEditError) -> grpc.StatusCode:

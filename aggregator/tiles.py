@@ -34,12 +34,17 @@ from collabedit.proto.statements import RefusalError
 
 _FIRST = TaskIndex(0)
 
+RESENDS = 64
+"""How many times over a party may send its upload in one task. A link that keeps breaking takes
+many attempts; without a bound a party could send one tile for as long as the round lasts."""
+
 
 @dataclass(slots=True)
 class _Upload:
     path: Path
     settled: dict[int, bytes] = field(default_factory=dict)
     pending: dict[int, bytes] = field(default_factory=dict)
+    received: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -113,13 +118,19 @@ class TileStore:
 
         Raises:
             MalformedMessageError: another payload for a tile that is already stored.
-            UnexpectedMessageError: the uploads are deleted, the task is over.
+            UnexpectedMessageError: the uploads are deleted, the task is over; or the party has sent
+                its tiles `RESENDS` times over.
             StorageError: the disk refuses.
         """
         upload = self._upload(party)
         with upload.lock:
             if self._deleted:
                 raise UnexpectedMessageError("the task of this upload is over")
+            upload.received += 1
+            if upload.received > RESENDS * self._layout.tiles:
+                raise UnexpectedMessageError(
+                    f"the upload was sent {RESENDS} times over, more is not taken in this task"
+                )
             known = upload.settled.get(tile.index) or upload.pending.get(tile.index)
             if known == tile.digest:
                 return

@@ -5,9 +5,14 @@ Heavy imports happen inside the commands, so an aggregator without torch has the
 Exit codes: 0 done; the rest as `collabedit.errors` lists them (`docs/errors.md`).
 """
 
+import os
 import sys
 
 import typer
+
+# Read once, when gRPC is imported. It writes a line for each handshake that fails, so any stranger
+# could fill the aggregator's log; what a party has to know is in the errors of its calls.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from collabedit import __version__
 from collabedit.cli import (

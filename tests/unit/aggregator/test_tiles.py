@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabedit.aggregator.tiles import TileStore
+from collabedit.aggregator.tiles import RESENDS, TileStore
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import Ring, RingArray, to_bytes
@@ -158,3 +158,11 @@ def test_a_deleted_store_takes_no_tile_and_leaves_no_file(store: TileStore, tmp_
             store.put(party, tile(0))
         assert store.root(party) is None
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_tile_is_not_taken_for_ever(store: TileStore) -> None:
+    for _ in range(RESENDS * LAYOUT.tiles):
+        store.put(ONE, tile(0))
+    with pytest.raises(UnexpectedMessageError, match="64 times over"):
+        store.put(ONE, tile(1))
+    store.put(TWO, tile(1))
