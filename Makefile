@@ -15,11 +15,12 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow check format protos bench fuzz dropout-matrix lie-table crash-test clean
+.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix lie-table crash-test clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
 	@echo "make test-slow  real model, real processes"
+	@echo "make test-network  processes between network namespaces, needs root (about 7 minutes)"
 	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh"
 	@echo "make protos     regenerate proto/v1 from the .proto files"
 	@echo "make bench      benchmarks, JSON under out/bench"
@@ -55,6 +56,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow --timeout 900
+
+# Its own result is out/network.json; if nothing could run, it fails.
+test-network: $(VENV)/.dev
+	$(BIN)/pytest tests/network -m network --timeout 600
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
