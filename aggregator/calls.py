@@ -36,6 +36,7 @@ class Call:
         kind: of which kind.
         deadline: monotonic seconds at which it is cancelled.
         cancel: ends it from any thread.
+        is_replaced: set before it is cancelled because a newer one took its place.
         is_over: set once it ended, however it did.
         is_held: whether a thread waits in it for something to tell.
     """
@@ -43,7 +44,8 @@ class Call:
     caller: PartyId
     kind: CallKind
     deadline: float
-    cancel: Callable[[], object] = field(repr=False)
+    cancel: Callable[["Call"], object] = field(repr=False)
+    is_replaced: bool = False
     is_over: bool = False
     is_held: bool = False
 
@@ -59,7 +61,7 @@ class CallTable:
         return len(self._calls)
 
     def enter(
-        self, caller: PartyId, kind: CallKind, *, seconds: float, cancel: Callable[[], object]
+        self, caller: PartyId, kind: CallKind, *, seconds: float, cancel: Callable[[Call], object]
     ) -> Call:
         """Let a call in; the caller's older one of the same kind is cancelled.
 
@@ -74,7 +76,8 @@ class CallTable:
             older = self._calls.get((caller, kind))
             self._calls[caller, kind] = call
         if older is not None:
-            older.cancel()
+            older.is_replaced = True
+            older.cancel(older)
         return call
 
     def leave(self, call: Call) -> bool:
@@ -92,7 +95,7 @@ class CallTable:
         with self._lock:
             overdue = [call for call in self._calls.values() if now > call.deadline]
         for call in overdue:
-            call.cancel()
+            call.cancel(call)
 
 
 class RefusalLog:

@@ -283,7 +283,9 @@ class AggregatorServer:
                     raise _PermissionError(
                         "your certificate's name is no party of this session's plan"
                     )
-                call = self._calls.enter(caller, kind, seconds=seconds, cancel=context.cancel)
+                call = self._calls.enter(
+                    caller, kind, seconds=seconds, cancel=lambda call: self._cancel(call, context)
+                )
                 # It keeps its place until gRPC has done with it, not only until the method returns.
                 if not context.add_callback(lambda: self._over(call)):
                     self._calls.leave(call)
@@ -292,6 +294,14 @@ class AggregatorServer:
                 self._refuse(context, error)
 
         return served
+
+    def _cancel(self, call: Call, context: grpc.ServicerContext) -> None:
+        if call.is_replaced and call.is_held:
+            # Its thread can answer, and has to say why: a client repeats a call that was cancelled,
+            # and two processes of one party would end each other's polls for ever.
+            self._coordinator.release_polls()
+        else:
+            context.cancel()
 
     def _over(self, call: Call) -> None:
         self._calls.leave(call)
@@ -335,9 +345,7 @@ class AggregatorServer:
                 f"is from {self._coordinator.plan.party_name(sender)}"
             )
 
-    def _collect(
-        self, call: Call, frames: Iterator[bytes], _context: grpc.ServicerContext
-    ) -> bytes:
+    def _collect(self, call: Call, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         session_id, cursor, wait = decode_collect_request(_single(frames))
         self._check_session(session_id)
         self._cursors[call.caller] = cursor
@@ -346,9 +354,15 @@ class AggregatorServer:
             call.caller,
             cursor=cursor,
             seconds=min(wait, MAXIMUM_WAIT_SECONDS),
-            is_wanted=lambda: not call.is_over,
+            is_wanted=lambda: not (call.is_over or call.is_replaced),
         )
         call.is_held = False
+        if call.is_replaced:
+            # Not for the log: a party's farewell does this, too.
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "a newer poll took the place of this one: another process uses your certificate",
+            )
         if not call.is_over:
             self._contact[call.caller] = time.monotonic()
         return encode_collect_reply(packets)

@@ -367,10 +367,10 @@ class _EndlessTile(GrpcChannel):
 
     struck = 0
 
-    def upload(self, task: TaskIndex, frames: Callable[[], Iterable[bytes]]) -> None:
-        first = next(iter(frames()))
+    def upload(self, task: TaskIndex, frames: Callable[[frozenset[int]], Iterable[bytes]]) -> None:
+        first = next(iter(frames(frozenset())))
 
-        def endless() -> Iterator[bytes]:
+        def endless(_stored: frozenset[int]) -> Iterator[bytes]:
             while True:
                 type(self).struck += 1
                 yield first
@@ -383,11 +383,11 @@ class _SlowTiles(GrpcChannel):
 
     struck = 0
 
-    def upload(self, task: TaskIndex, frames: Callable[[], Iterable[bytes]]) -> None:
-        own = list(frames())
+    def upload(self, task: TaskIndex, frames: Callable[[frozenset[int]], Iterable[bytes]]) -> None:
+        own = list(frames(frozenset()))
 
         def body() -> None:
-            def slowly() -> Iterator[bytes]:
+            def slowly(_stored: frozenset[int]) -> Iterator[bytes]:
                 for frame in own[:-1]:
                     type(self).struck += 1
                     yield frame

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from collabedit.aggregator.calls import CallKind, CallTable, RefusalLog
+from collabedit.aggregator.calls import Call, CallKind, CallTable, RefusalLog
 from collabedit.ids import PartyId
 
 ONE, TWO = PartyId(1), PartyId(2)
@@ -15,8 +15,8 @@ class Cancelled:
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def of(self, name: str) -> Callable[[], None]:
-        return lambda: self.names.append(name)
+    def of(self, name: str) -> Callable[[Call], None]:
+        return lambda _: self.names.append(name)
 
 
 def test_a_second_call_of_a_kind_takes_the_place_of_the_first() -> None:

@@ -60,12 +60,11 @@ def test_what_passes_is_tried_again(channel: GrpcChannel, failure: Failure) -> N
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
-        (Failure(STATUS.RESOURCE_EXHAUSTED, "cannot store a tile"), TransportError),
-        (Failure(STATUS.CANCELLED), TransportError),
+        (Failure(STATUS.RESOURCE_EXHAUSTED, "Received message larger than max"), TransportError),
         (Failure(STATUS.FAILED_PRECONDITION, "no upload is due"), ProtocolError),
         (Failure(STATUS.UNAUTHENTICATED), ProtocolError),
     ],
-    ids=["disk", "shut down", "refused", "unsigned"],
+    ids=["too large", "refused", "unsigned"],
 )
 def test_what_does_not_pass_is_final(
     channel: GrpcChannel, failure: Failure, kind: type[CollabEditError]
