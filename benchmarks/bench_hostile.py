@@ -62,8 +62,8 @@ STRANGERS = 300
 HOSTILE_CLIENTS = 100
 MIB = 1 << 20
 
-Unary: TypeAlias = grpc.UnaryUnaryMultiCallable[bytes, bytes]
-Streaming: TypeAlias = grpc.StreamUnaryMultiCallable[bytes, bytes]
+Unary: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
+Streaming: TypeAlias = "grpc.StreamUnaryMultiCallable[bytes, bytes]"
 
 CONNECTION_BYTES = 160 << 10
 """Allowed for a connection; see `settings` of the record for what one was measured to take."""
