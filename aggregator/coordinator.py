@@ -11,7 +11,7 @@ input that the disk refuses is refused to whoever brought it, and changes nothin
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from collabedit.aggregator import inputs
