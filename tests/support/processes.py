@@ -456,6 +456,15 @@ class Session:
         self.parties[party] = self._start(party, options, self.work(party))
         return self.parties[party]
 
+    def restart_aggregator(self) -> Running:
+        """Start the aggregator as its operator would after a crash: at the same address."""
+        state = self.directory / "state"
+        options = self.federation.serve_options(
+            state=state, listen=f"127.0.0.1:{self.port}", linger=15
+        )
+        self.aggregator = self._start(AGGREGATOR_NAME, options, state)
+        return self.aggregator
+
     def _start(self, name: str, options: Sequence[str], work: Path) -> Running:
         log = self.directory / f"{name}.log"
         flags = ["--json-logs", *(["--debug"] if self.debug else [])]
