@@ -349,9 +349,11 @@ def _leave(state: s.Collecting | s.Opening, party: PartyId, farewell: m.Abort) -
     )
     if isinstance(left, s.Opening):
         return s.Step(left)
-    answered = left.answers.keys() - left.progress.gone
+    answered = set(left.answers)
+    if not isinstance(left, s.CollectingVerifications):
+        # What they signed stays in the lists, but they will not answer what comes next.
+        answered -= left.progress.gone
     possible = len(waiting_for(left)) + len(answered)
-    # Whoever answered and then left still counts for this round, unless too few can go on.
     if waiting_for(left) and possible >= progress.setup.plan.threshold:
         return s.Step(left)
     return _end_round(left)
@@ -368,10 +370,14 @@ def _end_round(state: s.State) -> s.Step:
         dropouts=progress.dropouts + tuple(_dropout(progress, party, name) for party in silent),
     )
     threshold = progress.setup.plan.threshold
-    if len(state.answers) < threshold:
+    going_on = set(state.answers)
+    if not isinstance(state, s.CollectingVerifications):
+        # Nobody is given up, and no sum is opened, for rounds that too few are left for.
+        going_on -= progress.gone
+    if len(going_on) < threshold:
         refusal = RefusalError(
             AbortReason.BELOW_THRESHOLD,
-            f"{len(state.answers)} parties answered in {name}, the plan asks for {threshold}",
+            f"{len(going_on)} parties answered in {name}, the plan asks for {threshold}",
             culprit=None,
         )
         return _abort(state, progress, refusal)

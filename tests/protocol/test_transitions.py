@@ -16,6 +16,7 @@ from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.party import states as s
 from collabedit.party import task as party_task
 from collabedit.proto import messages as m
+from collabedit.proto.codec import decode_body
 from tests.protocol.stage import Walk, fingerprint
 
 ONE = PartyId(1)
@@ -242,6 +243,46 @@ def test_a_party_may_leave_in_every_round_and_is_not_waited_for(state: type, ful
     assert 1 not in rounds.waiting_for(step.state)
     again = aggregator_task.receive(step.state, packet)
     assert fingerprint(again.state) == fingerprint(step.state)
+
+
+def answered_by_four(full: Walk, state: type, message: type[m.Message]) -> a.State:
+    held = aggregator_state(full, state)
+    for party in range(1, 5):
+        held = aggregator_task.receive(held, full.sent[PartyId(party), message]).state
+    return held
+
+
+def leave(full: Walk, held: a.State, party: int) -> a.Step:
+    farewell = full.packet(m.Abort(AbortReason.PARTY_LEFT, PartyId(party)), sender=party)
+    return aggregator_task.receive(held, farewell)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [pair for pair in AGGREGATOR_MESSAGES if pair[0] is not a.CollectingVerifications],
+    ids=lambda kind: kind.__name__,
+)
+def test_who_answered_and_left_does_not_carry_a_task_that_too_few_can_end(
+    state: type, message: type[m.Message], full: Walk
+) -> None:
+    held = leave(full, answered_by_four(full, state, message), 1).state
+    assert isinstance(held, state)
+    step = leave(full, held, 2)
+    assert isinstance(step.state, a.Aborted)
+    assert step.state.reason is AbortReason.BELOW_THRESHOLD
+    # Party 5 was in time, and is not told that it is late.
+    (told,) = [sent.packet.envelope for sent in step.outbound if sent.receiver == 5]
+    assert decode_body(told.kind, told.body) == m.Abort(AbortReason.BELOW_THRESHOLD, None)
+
+
+def test_who_verified_and_left_counts_and_the_last_one_may_still_verify(full: Walk) -> None:
+    held = answered_by_four(full, a.CollectingVerifications, m.VerifyUpdate)
+    for party in (1, 2):
+        held = leave(full, held, party).state
+    assert rounds.waiting_for(held) == {5}
+    done = aggregator_task.receive(held, full.sent[PartyId(5), m.VerifyUpdate]).state
+    assert isinstance(done, a.Completed)
+    assert done.present == {3, 4, 5}
 
 
 AGGREGATOR_EVENT_SAMPLES: dict[type, a.Event] = {
