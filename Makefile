@@ -8,6 +8,9 @@ TORCH  ?= torch==2.13.0
 # Of `make crash-test`: kills of each role, and the seed that chooses them.
 CRASH_POINTS ?= 200
 CRASH_SEED   ?= 1
+# Of `make fault-simulation`: lists of operations, and the number of the first one.
+LISTS ?= 10000
+SEED  ?= 20000
 # Of `make fuzz`: executions of all targets together, and where its random walk starts (1 or more).
 FUZZ_RUNS ?= 200000
 FUZZ_SEED ?= 1
@@ -15,7 +18,7 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix lie-table crash-test clean
+.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix fault-simulation lie-table crash-test clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -27,6 +30,7 @@ help:
 	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
 	@echo "make lie-table  try every lie of a coordinator or a party, and say what refused it"
 	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
+	@echo "make fault-simulation  LISTS lists of faults from SEED on, report in out/fault-simulation.json"
 	@echo "make fuzz       coverage-guided fuzzing, FUZZ_RUNS and FUZZ_SEED, report in out/fuzz.json"
 
 $(VENV)/.torch:
@@ -82,6 +86,10 @@ bench: $(VENV)/.dev
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 # Cells are processes already: more threads in each would only be in each other's way.
+fault-simulation: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.simulation.faults.campaign --seed $(SEED) \
+	  --lists $(LISTS) --out out/fault-simulation.json
+
 dropout-matrix: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.dropout_matrix
 
