@@ -24,6 +24,7 @@ from grpc_health.v1 import health_pb2
 
 from collabedit.aggregator.calls import GUEST, Call, CallKind, CallTable, RefusalLog
 from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.liveness import LONGEST_POLL_SECONDS, Liveness
 from collabedit.errors import (
     CollabEditError,
     CryptoError,
@@ -50,9 +51,6 @@ DATA = "collabedit.v1.Data"
 HEALTH = "grpc.health.v1.Health"
 SETTLE_BYTES = 16 << 20
 """Bytes of an upload between two writes of its bitmap: what a crash makes a party send again."""
-
-MAXIMUM_WAIT_SECONDS = 20.0
-"""Longest hold of a long poll; well under the idle limits of common proxies (60 s)."""
 
 DISK_SECONDS = 5.0
 """Pause after a disk that is full or read-only, before the driver tries again."""
@@ -132,8 +130,7 @@ class AggregatorServer:
     def __init__(self, coordinator: Coordinator, *, address: str, tls: ServerTls) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.plan.timing
-        self._contact: dict[PartyId, float] = {}
-        self._cursors: dict[PartyId, int] = {}
+        self._liveness = Liveness(self._timing)
         plan = coordinator.plan
         self._names = {plan.party_name(party): party for party in plan.party_ids}
         self._calls = CallTable()
@@ -147,7 +144,7 @@ class AggregatorServer:
             options=_channel_options(parties, tile_bytes=coordinator.plan.aggregation.tile_bytes),
         )
         stream = max(self._timing.upload, self._timing.round)
-        poll = MAXIMUM_WAIT_SECONDS + MESSAGE_SECONDS
+        poll = LONGEST_POLL_SECONDS + MESSAGE_SECONDS
         unary, streaming = (
             grpc.stream_unary_rpc_method_handler,
             grpc.stream_stream_rpc_method_handler,
@@ -214,7 +211,9 @@ class AggregatorServer:
                 coordinator.wait_change(position, _TICK_SECONDS)
                 if coordinator.position != position:
                     position, since = coordinator.position, time.monotonic()
-                elif self._is_starved(position, since):
+                elif self._liveness.is_starved(
+                    position, since=since, waiting=coordinator.waiting_for
+                ):
                     coordinator.close_round()
             except StorageError as error:
                 # Nothing has changed and nothing is lost: go on when the disk does.
@@ -222,43 +221,18 @@ class AggregatorServer:
                 self._stop.wait(DISK_SECONDS)
         deadline = time.monotonic() + linger
         while time.monotonic() < deadline and not self._stop.is_set():
-            if not coordinator.unread(self._reachable()):
+            if not coordinator.unread(self._awaited()):
                 break
             time.sleep(_TICK_SECONDS)
         return True
 
-    def _reachable(self) -> dict[PartyId, int]:
-        """Return the cursors of parties that polled lately; the others will fetch nothing more.
-
-        After a restart nobody has polled yet, and whoever was cut off is still to come back.
-        """
-        if self._coordinator.replayed:
-            nobody = dict.fromkeys(self._coordinator.plan.party_ids, 0)
-            return {**nobody, **self._cursors}
-        since = time.monotonic() - MAXIMUM_WAIT_SECONDS / 2 - 2.0
-        return {
-            party: cursor
-            for party, cursor in self._cursors.items()
-            if self._contact.get(party, 0.0) >= since
-        }
-
-    def _is_starved(self, position: tuple[TaskIndex, str], since: float) -> bool:
-        task, round_name = position
-        now = time.monotonic()
-        timing = self._timing
-        limit = timing.round
-        if round_name.startswith("r0"):
-            limit = timing.compute if task else timing.join
-        elif round_name.startswith("r3"):
-            limit = timing.upload
-        if now - since > limit:
-            return True
-        waiting = self._coordinator.waiting_for
-        # Nobody is given up before it was ever seen: that is what the join deadline is for.
-        return bool(waiting) and all(
-            party in self._contact and now - max(self._contact[party], since) > timing.liveness
-            for party in waiting
-        )
+    def _awaited(self) -> dict[PartyId, int]:
+        """Return who may still fetch how the session ended, with what they have."""
+        coordinator = self._coordinator
+        if coordinator.replayed:
+            # Whoever was cut off by the restart is still to come back.
+            return self._liveness.expected_back(coordinator.plan.party_ids)
+        return self._liveness.reachable()
 
     def _caller(self, context: grpc.ServicerContext) -> PartyId:
         # The stubs say bytes, gRPC gives lists of them.
@@ -278,7 +252,7 @@ class AggregatorServer:
             try:
                 caller = self._caller(context)
                 if caller != GUEST:
-                    self._contact[caller] = time.monotonic()
+                    self._liveness.hear(caller)
                 elif not guests:
                     raise _PermissionError(
                         "your certificate's name is no party of this session's plan"
@@ -348,12 +322,12 @@ class AggregatorServer:
     def _collect(self, call: Call, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         session_id, cursor, wait = decode_collect_request(_single(frames))
         self._check_session(session_id)
-        self._cursors[call.caller] = cursor
+        self._liveness.acknowledge(call.caller, cursor)
         call.is_held = True
         packets = self._coordinator.wait_mailbox(
             call.caller,
             cursor=cursor,
-            seconds=min(wait, MAXIMUM_WAIT_SECONDS),
+            seconds=min(wait, LONGEST_POLL_SECONDS),
             is_wanted=lambda: not (call.is_over or call.is_replaced),
         )
         call.is_held = False
@@ -364,7 +338,7 @@ class AggregatorServer:
                 "a newer poll took the place of this one: another process uses your certificate",
             )
         if not call.is_over:
-            self._contact[call.caller] = time.monotonic()
+            self._liveness.hear(call.caller)
         return encode_collect_reply(packets)
 
     def _check_session(self, session_id: bytes) -> None:
@@ -387,7 +361,7 @@ class AggregatorServer:
         caller, task = call.caller, self._task(context)
         unsettled = 0
         for frame in frames:
-            self._contact[caller] = time.monotonic()
+            self._liveness.hear(caller)
             self._coordinator.put_frame(caller, task, frame)
             unsettled += len(frame)
             if unsettled >= SETTLE_BYTES:

@@ -1,0 +1,73 @@
+"""Who was heard of, and when: what decides that a round starves, and who still fetches the end.
+
+SPEC 8. Times are of the monotonic clock, so a clock that is set does no harm.
+"""
+
+import time
+from collections.abc import Collection, Iterable
+
+from collabedit.ids import PartyId, TaskIndex
+from collabedit.plan import Timing
+
+LONGEST_POLL_SECONDS = 20.0
+"""Longest hold of a long poll; well under the idle limits of common proxies (60 s)."""
+
+
+class Liveness:
+    """Last signs of life of each party.
+
+    Args:
+        timing: the plan's.
+    """
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+        self._contact: dict[PartyId, float] = {}
+        self._cursors: dict[PartyId, int] = {}
+
+    def hear(self, party: PartyId) -> None:
+        """Note that a party called, or that its call is still open."""
+        self._contact[party] = time.monotonic()
+
+    def acknowledge(self, party: PartyId, cursor: int) -> None:
+        """Note how many packets a party says that it has."""
+        self._cursors[party] = cursor
+
+    def reachable(self) -> dict[PartyId, int]:
+        """Return the cursors of parties that polled lately; the others will fetch nothing more."""
+        since = time.monotonic() - LONGEST_POLL_SECONDS / 2 - 2.0
+        return {
+            party: cursor
+            for party, cursor in self._cursors.items()
+            if self._contact.get(party, 0.0) >= since
+        }
+
+    def expected_back(self, parties: Iterable[PartyId]) -> dict[PartyId, int]:
+        """Return the cursors of all `parties`, after a restart in which nobody polled yet."""
+        return {**dict.fromkeys(parties, 0), **self._cursors}
+
+    def is_starved(
+        self, position: tuple[TaskIndex, str], *, since: float, waiting: Collection[PartyId]
+    ) -> bool:
+        """Return whether a round is to be ended without those whom it waits for.
+
+        Args:
+            position: task and round.
+            since: when the round began, on the monotonic clock.
+            waiting: who could still answer.
+        """
+        task, round_name = position
+        now = time.monotonic()
+        timing = self._timing
+        limit = timing.round
+        if round_name.startswith("r0"):
+            limit = timing.compute if task else timing.join
+        elif round_name.startswith("r3"):
+            limit = timing.upload
+        if now - since > limit:
+            return True
+        # Nobody is given up before it was ever seen: that is what the join deadline is for.
+        return bool(waiting) and all(
+            party in self._contact and now - max(self._contact[party], since) > timing.liveness
+            for party in waiting
+        )
