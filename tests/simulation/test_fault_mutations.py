@@ -22,6 +22,7 @@ from collabedit.ids import PartyId
 from collabedit.party import checks
 from collabedit.party import states as s
 from collabedit.party import task as party_task
+from collabedit.party.replay import InputLog
 from collabedit.party.task import receive
 from collabedit.party.witness import Witness
 from collabedit.plan import Plan
@@ -230,6 +231,14 @@ def ignore(kind: type[m.Message]) -> Callable[[], AbstractContextManager[object]
     return plant
 
 
+def forget_what_was_heard() -> AbstractContextManager[object]:
+    return patch.object(InputLog, "received", lambda *_: None)
+
+
+def throw_proof_away() -> AbstractContextManager[object]:
+    return patch.object(Witness, "_report", lambda *_: True)
+
+
 def skip_digest() -> AbstractContextManager[object]:
     return patch.object(party_task, "is_equal", lambda *_: True)
 
@@ -279,14 +288,21 @@ BUGS = (
         "a party ignores which survivors others saw",
         ignore(m.ConfirmSurvivors),
         frozenset({"one-kind"}),
-        LIES,
+        ("forking",),
     ),
     Bug(
         "a party ignores which update others saw",
         ignore(m.VerifyUpdate),
         frozenset({"update-fork"}),
-        LIES,
+        ("forking",),
     ),
+    Bug(
+        "a party does not journal what it heard",
+        forget_what_was_heard,
+        frozenset({"party-lost", "error"}),
+        CRASHES,
+    ),
+    Bug("a party throws proof away", throw_proof_away, frozenset({"no-evidence"}), ("forking",)),
     Bug("a party takes any update", skip_digest, frozenset({"lie-accepted", "update-fork"}), LIES),
 )
 
