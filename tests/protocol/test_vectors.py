@@ -1,0 +1,304 @@
+"""Vectors of messages, a whole session, refusals, evidence and the graph: tests/vectors/README.md.
+
+The verifier under `tests/vectors` is a second implementation. Here it must agree with the vectors,
+without this package, and it must notice whatever is altered in them.
+"""
+
+import ast
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+Json: TypeAlias = Any
+NAMES = ("proto", "session", "refusals", "evidence", "graph")
+
+ISOLATED = """
+import runpy, sys
+sys.modules["collabedit"] = None  # any import of it fails
+sys.path.insert(0, sys.argv[1])
+sys.argv = ["verify.py", *sys.argv[2:]]
+try:
+    runpy.run_path(sys.path[0] + "/verify.py", run_name="__main__")
+finally:
+    loaded = {name.split(".")[0] for name in sys.modules if sys.modules[name] is not None}
+    assert not loaded & {"collabedit", "tests", "google", "pydantic", "grpc"}, loaded
+"""
+
+
+def read(name: str) -> Any:  # noqa: ANN401  whatever JSON holds
+    return json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def beside_the_vectors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the scripts there import each other, and forget them afterwards."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(VECTORS))
+    yield
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in {"independent", "verify"} or name.startswith("generate_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def verify(beside_the_vectors: None) -> Callable[..., list[str]]:
+    """Verify the committed vectors, with some files replaced; lines of those files only."""
+    run: Callable[[dict[str, Any]], list[str]] = runpy.run_path(str(VECTORS / "verify.py"))[
+        "verify"
+    ]
+
+    def lines(**replaced: Any) -> list[str]:  # noqa: ANN401
+        quick: dict[str, Any] = {
+            name: {} for name in NAMES if name not in replaced and name != "session"
+        }
+        files = {"session": read("session"), **quick, **replaced}
+        wanted = tuple(f"{name}: " for name in replaced)
+        return [line for line in run(files) if line.startswith(wanted)]
+
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("script", "names"),
+    [
+        ("generate_session.py", ["session"]),
+        ("generate_refusals.py", ["refusals"]),
+        ("generate_evidence.py", ["evidence"]),
+        ("generate_graph.py", ["graph"]),
+    ],
+)
+def test_the_code_still_produces_the_committed_vectors(
+    script: str,
+    names: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    beside_the_vectors: None,
+) -> None:
+    target = tmp_path / "graph.json" if names == ["graph"] else tmp_path
+    monkeypatch.setattr(sys, "argv", [script, str(target)])
+    runpy.run_path(str(VECTORS / script), run_name="__main__")
+    for name in names:
+        made = (tmp_path / f"{name}.json").read_bytes()
+        assert made == (VECTORS / f"{name}.json").read_bytes(), f"run tests/vectors/{script}"
+
+
+def isolated(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, "-c", ISOLATED, str(VECTORS), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd="/",
+    )
+
+
+def test_an_independent_implementation_agrees_without_the_package() -> None:
+    verified = isolated()
+    assert verified.returncode == 0, verified.stderr
+    assert verified.stdout == "proto, session, refusals, evidence, graph agree\n"
+
+
+def test_one_line_for_a_disagreement_and_exit_code_1(tmp_path: Path) -> None:
+    for name in NAMES:
+        content = read(name)
+        if name == "graph":
+            content["cases"][3]["degree"] += 1
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    verified = isolated(str(tmp_path))
+    assert verified.returncode == 1
+    assert verified.stderr == "graph: cases[3]: 33, 23, 12 gives (23, 13)\n"
+
+
+def test_the_independent_implementation_imports_nothing_of_ours() -> None:
+    imported = set()
+    for path in (VECTORS / "verify.py", *(VECTORS / "independent").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+    assert imported - sys.stdlib_module_names == {"independent", "cryptography", "numpy"}
+
+
+def leaves(tree: Json, path: str = "") -> Iterator[tuple[str, str, Json, Json]]:
+    """Every leaf as (path, kind of path, container, key)."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
+        here = f"{path}[{key}]" if isinstance(tree, list) else f"{path}.{key}".removeprefix(".")
+        if isinstance(value, dict | list):
+            yield from leaves(value, here)
+        else:
+            kind = "".join("0" if c.isdigit() else c for c in here)
+            yield here, kind, tree, key
+
+
+def alter(container: Json, key: Json) -> None:
+    """Change one digit of a number or a text, or whatever else there is."""
+    value = container[key]
+    if isinstance(value, bool) or value is None:
+        container[key] = not value
+    elif isinstance(value, int):
+        container[key] = value + 1
+    else:
+        at = next((i for i in range(len(value) // 2, len(value)) if value[i].isalnum()), None)
+        digit = "" if at is None else "1" if value[at] != "1" else "2"
+        container[key] = value + "1" if at is None else value[:at] + digit + value[at + 1 :]
+
+
+def is_input(path: str) -> bool:
+    """Whether the verifier takes a value of the session as it is; the test after the next."""
+    taken = path.startswith(("generator", "plan.toml", "dropped", "tolerance", "session_id"))
+    return taken or path.endswith((".seed", ".bundle")) or ".statistics" in path
+
+
+def test_every_altered_value_of_the_session_is_named(verify: Callable[..., list[str]]) -> None:
+    # One value of every kind at once: whatever is computed is compared leaf by leaf.
+    content, altered = read("session"), {}
+    for path, kind, container, key in list(leaves(content)):
+        if not is_input(path) and kind not in altered:
+            altered[kind] = path
+            alter(container, key)
+    found = {line.split(": ")[1] for line in verify(session=content)}
+    assert len(altered) > 90
+    assert [path for path in altered.values() if path not in found] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "plan.toml",
+        "identities.0.seed",
+        "identities.3.seed",
+        "session_id",
+        "tasks[1].parties.2.seed",
+        "dropped.party",
+        "dropped.task",
+        "tasks[0].parties.1.statistics[0].keys[0][0]",
+        "tasks[1].parties.4.statistics[0].residuals[2][0]",
+        "tasks[0].bundle",
+        "tasks[1].bundle",
+    ],
+)
+def test_every_altered_input_of_the_session_is_noticed(
+    path: str, verify: Callable[..., list[str]]
+) -> None:
+    content = read("session")
+    for here, _, container, key in list(leaves(content)):
+        if here == path:
+            alter(container, key)
+    assert content != read("session")
+    assert verify(session=content)
+
+
+def test_an_update_that_is_off_by_more_than_the_tolerance_is_noticed(
+    verify: Callable[..., list[str]],
+) -> None:
+    # The bundle and all that follows from it stay consistent with each other; the sum does not.
+    content = read("session")
+    bundle = bytearray.fromhex(content["tasks"][1]["bundle"])
+    bundle[8 + 12 + 20 + 3] ^= 0xFF  # in the middle of the first number's mantissa
+    content["tasks"][1]["bundle"] = bundle.hex()
+    assert any("is not what SPEC 6.5 gives" in line for line in verify(session=content))
+
+
+@pytest.mark.parametrize("name", ["refusals", "evidence"])
+def test_every_altered_outcome_is_named(name: str, verify: Callable[..., list[str]]) -> None:
+    content = read(name)
+    for case in content["cases"]:
+        if name == "evidence":
+            case["verdict"] = "proven" if case["verdict"] != "proven" else "not proven"
+        else:
+            case["outcome"]["outcome"] = "accepted"
+    lines = verify(**{name: content})
+    named = {line.split("[")[1].split("]")[0] for line in lines}
+    assert named == {str(i) for i in range(len(content["cases"]))}
+
+
+def test_every_altered_packet_that_ends_the_session_is_noticed(
+    verify: Callable[..., list[str]],
+) -> None:
+    # A packet that is refused may be refused alike once it is altered again; these may not.
+    content, expected = read("refusals"), set()
+    for i, case in enumerate(content["cases"]):
+        if case["is_signed"] and case["outcome"]["outcome"] == "aborts":
+            data = bytearray.fromhex(case["bytes"])
+            data[60] ^= 1  # in the context
+            case["bytes"] = data.hex()
+            expected.add(str(i))
+    lines = verify(refusals=content)
+    assert len(expected) > 30
+    assert {line.split("[")[1].split("]")[0] for line in lines} == expected
+
+
+def test_every_altered_proof_is_noticed(verify: Callable[..., list[str]]) -> None:
+    content, expected = read("evidence"), set()
+    for i, case in enumerate(content["cases"]):
+        if case["verdict"] == "proven":
+            at = case["file"].index('"envelopes"') + 200
+            other = "A" if case["file"][at] != "A" else "B"
+            case["file"] = case["file"][:at] + other + case["file"][at + 1 :]
+            expected.add(str(i))
+    lines = verify(evidence=content)
+    assert len(expected) > 10
+    assert {line.split("[")[1].split("]")[0] for line in lines} == expected
+
+
+@pytest.mark.parametrize("turn", range(6))
+def test_every_altered_message_is_named(turn: int, verify: Callable[..., list[str]]) -> None:
+    # Another value of each case in each turn, so that every field is altered somewhere.
+    content, expected = read("proto"), {"collect.request", "identities.2"}
+    for section in ("bodies", "packets"):
+        for i, case in enumerate(content[section]):
+            places = [(container, key) for _, _, container, key in leaves(case)]
+            alter(*places[(turn * 5 + i) % len(places)])
+            expected.add(f"{section}[{i}]")
+    _, _, request, key = list(leaves(content["collect"]["request"]))[turn % 4]
+    alter(request, key)
+    alter(content["identities"], "2")
+    lines = verify(proto=content)
+    place = re.compile(r"proto: (bodies\[\d+\]|packets\[\d+\]|collect\.request|identities\.\d)")
+    assert expected <= {found[1] for line in lines if (found := place.match(line))}
+
+
+def test_what_must_be_refused_is_noticed_when_it_is_a_message(
+    verify: Callable[..., list[str]],
+) -> None:
+    content = read("proto")
+    for case in content["refused"]:
+        case["decodes as"], case["bytes"] = "Join", ""
+    assert len(verify(proto=content)) == len(content["refused"])
+
+
+def test_the_session_has_what_a_second_implementation_could_get_wrong() -> None:
+    content = read("session")
+    first, second = content["tasks"]
+    assert first["present"] == [1, 2, 3, 4]
+    assert first["survivors"] == second["present"] == second["survivors"] == [1, 2, 4]
+    assert set(first["opening"]["self_mask_seeds"]) == {"1", "2", "4"}
+    assert set(first["opening"]["mask_keys"]) == {"3"}
+    draws = [
+        name
+        for task in content["tasks"]
+        for p in task["parties"].values()
+        for name, _ in p["draws"]
+    ]
+    assert "rejected" in draws
+    signs = {mask["sign"] for party in first["parties"].values() for mask in party["masks"]}
+    assert signs == {1, -1}
+    sizes = [len(frame) for frame in first["parties"]["1"]["frames"]]
+    assert len(sizes) == 5
+    assert sizes[-1] < sizes[0]
+    assert any(number.startswith("-") for number in first["decoded"])
+    sent = {packet["message"]["type"] for packet in content["packets"]}
+    assert len(sent) == 17

@@ -1,0 +1,158 @@
+"""SPEC 2: plan, digest, chain, tasks. No project code.
+
+Reads a plan that is valid; which plans are refused is not checked here.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+
+from independent.primitives import labelled_hash, sha256
+from independent.wire import Json
+
+REAL_FIELDS = frozenset(
+    [
+        "covariance_weight",
+        "ridge",
+        "learning_rate",
+        "clamp_factor",
+        "weight_decay",
+        "kl_weight",
+        "stop_loss",
+        "magnitude_bound",
+        "key_energy",
+        "residual_energy",
+        "join",
+        "compute",
+        "round",
+        "upload",
+        "liveness",
+    ]
+)
+DEFAULT_TIMING = {
+    "join": 600.0,
+    "compute": 3600.0,
+    "round": 120.0,
+    "upload": 3600.0,
+    "liveness": 60.0,
+}
+SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\"} | dict(
+    zip("\b\t\n\f\r", ("\\b", "\\t", "\\n", "\\f", "\\r"), strict=True)
+)
+
+
+def write_json(value: object, *, name: str = "") -> str:
+    """Canonical JSON of SPEC 2.1; `name` is the field that holds `value`."""
+    if isinstance(value, dict):
+        items = (f"{write_json(key)}:{write_json(value[key], name=key)}" for key in sorted(value))
+        return "{" + ",".join(items) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(write_json(each) for each in value) + "]"
+    if isinstance(value, str):
+        return '"' + "".join(_escape(character) for character in value) + '"'
+    if isinstance(value, int | float):
+        # The shortest digits that round-trip are what `repr` writes.
+        return repr(float(value)) if name in REAL_FIELDS else repr(value)
+    raise TypeError(f"{name}: {type(value)}")
+
+
+def _escape(character: str) -> str:
+    if character in SHORT_ESCAPES:
+        return SHORT_ESCAPES[character]
+    if " " <= character <= "~":
+        return character
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+@dataclass(frozen=True)
+class Plan:
+    values: Json
+
+    @classmethod
+    def read(cls, text: str) -> "Plan":
+        values = tomllib.loads(text)
+        values["timing"] = DEFAULT_TIMING | values.get("timing", {})
+        targets = values["editing"]["targets"]
+        targets.setdefault("kl_prompt", "{} is a")
+        return cls(values)
+
+    @property
+    def canonical(self) -> str:
+        return write_json(self.values)
+
+    @cached_property
+    def digest(self) -> bytes:
+        return sha256(b"collabedit/v1/plan\n" + self.canonical.encode("ascii"))
+
+    @property
+    def threshold(self) -> int:
+        return int(self.values["federation"]["threshold"])
+
+    @property
+    def parties(self) -> list[int]:
+        return list(range(1, len(self.values["federation"]["parties"]) + 1))
+
+    @cached_property
+    def identities(self) -> dict[int, bytes]:
+        federation = self.values["federation"]
+        members = [federation["aggregator"], *federation["parties"]]
+        return {i: bytes.fromhex(member["identity"]) for i, member in enumerate(members)}
+
+    def name(self, party: int) -> str:
+        federation = self.values["federation"]
+        member = federation["parties"][party - 1] if party else federation["aggregator"]
+        return str(member["name"])
+
+    def max_edits(self, parties: list[int]) -> int:
+        return sum(self.values["federation"]["parties"][p - 1]["max_edits"] for p in parties)
+
+    @property
+    def aggregation(self) -> Json:
+        section: Json = self.values["aggregation"]
+        return section
+
+    @property
+    def tasks(self) -> list[list[Json]]:
+        """The layers of each task (SPEC 4.8(b))."""
+        layers: list[Json] = self.values["editing"]["layers"]
+        if self.values["editing"]["schedule"] == "parallel":
+            return [layers]
+        return [[layer] for layer in layers]
+
+    @property
+    def width(self) -> int:
+        """Bytes of a ring element."""
+        return int(self.aggregation["ring_bits"]) // 8
+
+    def elements(self, task: int) -> int:
+        """SPEC 6.4."""
+        total = 0
+        for layer in self.tasks[task]:
+            rows, outputs = layer["mapped"], layer["outputs"]
+            if self.aggregation["statistics"] == "dense":
+                total += rows * (rows + 1) // 2 + outputs * rows
+            else:
+                total += (rows + outputs) * self.aggregation["capacity"]
+        return total
+
+    def tile_sizes(self, task: int) -> list[int]:
+        """Elements of each tile (SPEC 6.1)."""
+        per_tile, elements = self.aggregation["tile_bytes"] // self.width, self.elements(task)
+        return [min(per_tile, elements - start) for start in range(0, elements, per_tile)]
+
+    def largest_bundle(self, task: int) -> int:
+        """SPEC 4.7(a)."""
+        rank: int = self.aggregation["capacity"]
+        if self.aggregation["statistics"] == "dense":
+            rank = max(layer["mapped"] for layer in self.values["editing"]["layers"])
+        rows = [layer["mapped"] + layer["outputs"] for layer in self.tasks[task]]
+        return 8 + sum(76 + 8 * rank * int(count) for count in rows)
+
+
+def first_chain(plan_digest: bytes, session: bytes) -> bytes:
+    return labelled_hash("chain", plan_digest, session)
+
+
+def next_chain(chain: bytes, update_digest: bytes) -> bytes:
+    return labelled_hash("chain", chain, update_digest)
