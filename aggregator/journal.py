@@ -12,6 +12,7 @@ and revealed shares, are erased and their digests stay.
 
 import enum
 import hashlib
+import os
 import sqlite3
 import threading
 import time
@@ -116,6 +117,8 @@ class Journal:
         self._session: StoredSession | None = None
         self._count = 0
         self._link = b""
+        if path is not None:
+            _make_private(path)
         with self._errors():
             self._database = sqlite3.connect(
                 ":memory:" if path is None else path,
@@ -353,6 +356,14 @@ class Journal:
                 f"{self.path}: the journal is damaged; restore it from a copy, or move it away and "
                 "start a new session"
             ) from error
+
+
+def _make_private(path: Path) -> None:
+    # SQLite gives its write-ahead log the mode of the database.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be used: {error.strerror}") from error
 
 
 def _now() -> int:

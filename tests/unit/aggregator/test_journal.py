@@ -104,8 +104,15 @@ def test_two_aggregators_cannot_share_a_journal(path: Path) -> None:
 
 
 def test_a_directory_that_is_not_there_is_a_disk_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="unable to open"):
+    with pytest.raises(StorageError, match="No such file"):
         Journal(tmp_path / "missing" / "journal.sqlite")
+
+
+def test_the_journal_is_the_owners_alone(path: Path) -> None:
+    journal = filled(path)
+    modes = {file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert modes == {0o600}
+    journal.close()
 
 
 def test_a_full_disk_refuses_an_input_and_keeps_the_others(path: Path) -> None:
