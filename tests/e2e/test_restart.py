@@ -1,12 +1,18 @@
 """An aggregator that was started anew, over real gRPC."""
 
+import json
+import sqlite3
 import threading
 import time
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.journal import Journal
+from collabedit.cli import app
 from collabedit.crypto.rng import SystemRandomness
+from collabedit.errors import InputError, JournalError
 from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.proto import messages as m
 from collabedit.simulation import Simulation
@@ -62,3 +68,23 @@ def test_whoever_missed_the_end_hears_it_from_the_restarted_aggregator(tmp_path:
         assert time.monotonic() - started < 25.0
     coordinator.retire()
     assert not list(tmp_path.glob("task-*"))
+
+
+def test_the_log_of_a_session_that_is_over_can_still_be_checked(tmp_path: Path) -> None:
+    path = finished(FEDERATION, tmp_path)
+    journal = Journal(path)
+    inputs = len(list(journal.inputs()))
+    journal.end("finished")
+    journal.close()
+    listed = CliRunner().invoke(app, ["aggregator", "log", "--state", str(tmp_path)])
+    assert listed.exit_code == 0, listed.output
+    header, *rows = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert (header["outcome"], header["inputs"], len(rows)) == ("finished", inputs, inputs)
+    assert {row["kind"] for row in rows} == {"packet", "merged"}
+    with sqlite3.connect(path) as database:
+        database.execute("DELETE FROM inputs WHERE number = 4")
+    database.close()
+    altered = CliRunner().invoke(app, ["aggregator", "log", "--state", str(tmp_path)])
+    assert isinstance(altered.exception, JournalError)
+    missing = CliRunner().invoke(app, ["aggregator", "log", "--state", str(tmp_path / "none")])
+    assert isinstance(missing.exception, InputError)
