@@ -211,6 +211,15 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             _llama_like(
                 "gemma3_text", None, logit_softcap="final_logit_softcapping", post_norm=True
             ),
+            # Gemma 3 from 4B on also sees pictures; only its language model is edited. This class
+            # of transformers caps no logits, whatever its configuration says.
+            Architecture(
+                model_type="gemma3",
+                block="model.language_model.layers.{}",
+                projection="model.language_model.layers.{}.mlp.down_proj",
+                final_norm="model.language_model.norm",
+                post_norm=True,
+            ),
         )
     }
 )

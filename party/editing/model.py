@@ -21,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -66,17 +67,17 @@ class EditableModel:
     @property
     def n_layers(self) -> int:
         """Number of transformer blocks."""
-        return int(self.hf.config.num_hidden_layers)
+        return int(self._text_config.num_hidden_layers)
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return int(self.hf.config.hidden_size)
+        return int(self._text_config.hidden_size)
 
     @property
     def context_length(self) -> int:
         """Tokens that one sequence may have, at most 4096."""
-        declared = getattr(self.hf.config, "max_position_embeddings", None)
+        declared = getattr(self._text_config, "max_position_embeddings", None)
         return min(int(declared or CONTEXT_LIMIT), CONTEXT_LIMIT)
 
     @property
@@ -134,7 +135,7 @@ class EditableModel:
         if values.dtype in (torch.bfloat16, torch.float16):
             values = values.float()
         attribute = self.architecture.logit_softcap
-        cap = getattr(self.hf.config, attribute) if attribute else None
+        cap = getattr(self._text_config, attribute) if attribute else None
         return values if cap is None else torch.tanh(values / cap) * cap
 
     def weights_digest(self) -> str:
@@ -167,6 +168,12 @@ class EditableModel:
         description["prefix_ids"] = self.prefix_ids
         canonical = json.dumps(description, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(b"collabedit/v1/tokenizer\n" + canonical.encode()).hexdigest()
+
+    @property
+    def _text_config(self) -> PretrainedConfig:
+        # A model that also sees pictures keeps the language model's settings in a part of its own.
+        # Architectures name them differently; transformers maps these names on all of them.
+        return self.hf.config.get_text_config()
 
     def _module(self, path: str) -> nn.Module:
         module: nn.Module = self.hf.get_submodule(path)

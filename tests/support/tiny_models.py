@@ -19,7 +19,7 @@ D_IN = 48
 CONTEXT = 128
 
 _WORDS = "the of in is a capital Paris France Rome Italy plays guitar piano born Tokyo language"
-_WITH_BOS = frozenset({"llama", "mistral", "gemma", "gemma2", "gemma3_text"})
+_WITH_BOS = frozenset({"llama", "mistral", "gemma", "gemma2", "gemma3_text", "gemma3"})
 
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -61,7 +61,49 @@ _CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"] * (BLOCKS // 2),
     },
 }
+# The checkpoints with pictures: the language model is a part of a larger one.
+_CONFIGURATIONS["gemma3"] = {
+    "text_config": {"model_type": "gemma3_text", **_CONFIGURATIONS["gemma3_text"]},
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+    "mm_tokens_per_image": 4,
+}
 MODEL_TYPES = tuple(_CONFIGURATIONS)
+
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False}),
+    "llama-2": ("llama", {"num_key_value_heads": 4}),
+    "llama-3": (
+        "llama",
+        {
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500_000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "mistral-full": ("mistral", {"sliding_window": None}),
+    "qwen2.5": ("qwen2", {"tie_word_embeddings": True}),
+}
+"""Checkpoints that share a class with another one and differ in what the class does."""
+
+CHECKPOINTS = (*MODEL_TYPES, *_VARIANTS)
+
+
+def model_type_of(checkpoint: str) -> str:
+    """Return transformers' name of the architecture of one of `CHECKPOINTS`."""
+    return _VARIANTS[checkpoint][0] if checkpoint in _VARIANTS else checkpoint
 
 
 def build_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
@@ -102,11 +144,14 @@ def build_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
     )
 
 
-def build_tiny_model(model_type: str, directory: Path, dtype: str = "float32") -> Path:
-    """Save a model of `BLOCKS` blocks with its tokenizer in `directory` and return that."""
+def build_tiny_model(checkpoint: str, directory: Path, dtype: str = "float32") -> Path:
+    """Save one of `CHECKPOINTS`, of `BLOCKS` blocks, with its tokenizer in `directory`."""
     torch_dtype: torch.dtype = getattr(torch, dtype)
+    model_type = model_type_of(checkpoint)
+    _, changes = _VARIANTS.get(checkpoint, (model_type, {}))
+    settings = {**_CONFIGURATIONS[model_type], **changes}
     config = AutoConfig.for_model(
-        model_type, bos_token_id=0, eos_token_id=1, pad_token_id=None, **_CONFIGURATIONS[model_type]
+        model_type, bos_token_id=0, eos_token_id=1, pad_token_id=None, **settings
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20221)
