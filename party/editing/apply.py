@@ -1,8 +1,9 @@
 """Writing a merged update into the weights, and taking it back to the exact bits.
 
 ΔW = left · right [d_out, d_in] is multiplied out and added in float64 and cast to the weight's
-dtype once, so a half-precision weight gets its correctly rounded sum: adding a half-precision ΔW
-instead would round most of it away. The orientation is the architecture's declared one.
+dtype once, so a half-precision weight gets its rounded sum (torch casts by way of float32, which
+can move a tie): adding a half-precision ΔW instead would round most of it away. The orientation is
+the architecture's declared one.
 """
 
 from collections.abc import Iterator, Mapping

@@ -56,6 +56,23 @@ class Covariance:
             digest.update(np.ascontiguousarray(matrix, dtype="<f8").data)
         return digest.hexdigest()
 
+    def check_weights(self, model: EditableModel) -> None:
+        """Refuse second moments that are known to be of other weights than the model's.
+
+        The dtype that the model was loaded in is part of its weights' digest: gather in the one
+        that is edited. A covariance whose provenance names no weights passes.
+
+        Raises:
+            InputError: the provenance names other weights.
+        """
+        gathered, found = self.provenance.get("weights"), model.weights_digest()
+        if gathered not in (None, found):
+            dtype = self.provenance.get("dtype", "unknown")
+            raise InputError(
+                f"the covariance is of another model: gathered on weights {gathered} ({dtype}), "
+                f"this model's are {found} ({str(model.dtype).removeprefix('torch.')})"
+            )
+
     def save(self, path: Path) -> None:
         """Write a safetensors file, atomically."""
         tensors = {str(layer): torch.from_numpy(m) for layer, m in self.matrices.items()}
@@ -86,6 +103,14 @@ def load_covariance(path: Path, *, digest: str | None = None) -> Covariance:
         )
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: is no covariance file: {error!r}") from error
+    for layer, matrix in covariance.matrices.items():
+        if matrix.dtype != np.float64 or matrix.shape != (len(matrix), len(matrix)):
+            # Rounded to half precision a second moment has lost its small directions, and those are
+            # what the editor moves in.
+            raise InputError(
+                f"{path}: layer {layer} holds {matrix.dtype} {list(matrix.shape)}, no square "
+                "float64 matrix; gather the covariance again"
+            )
     found = covariance.digest()
     if found != metadata.get("sha256"):
         raise InputError(f"{path}: is damaged: its content does not match its digest")

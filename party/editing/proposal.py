@@ -91,7 +91,7 @@ def propose_plan(
         target_steps: of the target search; None takes the published value.
 
     Raises:
-        InputError: a layer without covariance, with one of another size, or without a block above.
+        InputError: a layer without covariance, with one of another model, or without a block above.
         PlanError: the plan doesn't hold together.
     """
     missing = set(layers) - set(covariance.matrices)
@@ -106,6 +106,7 @@ def propose_plan(
                 f"the covariance of layer {layer} is of another model: its keys have {size} "
                 f"entries, this model's {model.d_in(layer)}"
             )
+    covariance.check_weights(model)
     defaults = model.architecture.defaults or UNPUBLISHED
     weight = float(defaults.covariance_weight if covariance_weight is None else covariance_weight)
     bits = FRACTIONAL_BITS[ring_bits]

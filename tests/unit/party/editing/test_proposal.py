@@ -6,6 +6,7 @@ import torch
 
 from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.signing import SigningKey
+from collabedit.errors import InputError
 from collabedit.exchange import contribution_vector
 from collabedit.ids import TaskIndex
 from collabedit.party.editing.covariance import Covariance, second_moments
@@ -94,3 +95,11 @@ def test_a_large_federation_gets_a_bound_on_collusion_and_a_sparse_graph(
     assert plan.federation.corruptions == corruptions
     full = plan_neighbourhood(plan, parties).degree == parties - 1
     assert full == (corruptions is None)
+
+
+def test_no_plan_is_made_from_the_covariance_of_other_weights(model: EditableModel) -> None:
+    covariance = moments(model)
+    with torch.no_grad():
+        model.weight(1)[0, 0] += 1e-9
+    with pytest.raises(InputError, match="covariance is of another model: gathered on weights"):
+        propose(model, covariance)
