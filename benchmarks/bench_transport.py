@@ -1,11 +1,12 @@
 """One party's upload over mutual TLS on loopback, against the same bytes over bare gRPC.
 
 Ours is the deployed pair: `party.client.GrpcChannel` to `aggregator.service.AggregatorServer`,
-whose handler parses each frame, checks its SHA-256 and writes it to disk. Two peers take a raw
-client stream of the very same frames, with the same TLS and the same message size: one only counts
-bytes, which is the limit of gRPC; the other also computes SHA-256 and writes each payload to a
-file, which is the limit of what the protocol asks for on this disk. Servers run in processes of
-their own. Every timed upload is another party's, since a repeated tile would not be written again.
+whose handler parses each frame, checks its SHA-256, and acknowledges when bytes and journal are
+synced to disk. Two peers take a raw client stream of the very same frames, with the same TLS and
+the same message size: one only counts bytes, which is the limit of gRPC; the other also computes
+SHA-256 and writes each payload to a file that it syncs at the end, which is the limit of what the
+protocol asks for on this disk. Servers run in processes of their own. Every timed upload is another
+party's, since a repeated tile would not be written again.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from plans import create_identities, create_plan
 from timing import write_record
 
 from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.crypto.certificates import (
     Authority,
@@ -50,7 +52,7 @@ MAPPED, OUTPUTS, CAPACITY = 6144, 2048, 1024
 
 TASK = TaskIndex(0)
 RAW = "limit: raw gRPC"
-WRITING = "limit: raw gRPC, SHA-256, disk"
+WRITING = "limit: raw gRPC, SHA-256, synced disk"
 _PEER_METHOD = "Put"
 _PEER_SERVICE = "benchmark.Raw"
 
@@ -101,6 +103,7 @@ def serve_ours(setting: Setting, pipe: Connection, directory: Path) -> None:
         SigningKey.from_pem(setting.identities[AGGREGATOR]),
         directory=directory,
         randomness=SystemRandomness(),
+        journal=Journal(directory / "journal.sqlite"),
     )
     reach_uploads(setting, coordinator)
     with AggregatorServer(coordinator, address="127.0.0.1:0", tls=tls) as server:
@@ -153,6 +156,7 @@ def hash_and_write(path: Path, frames: Iterator[bytes]) -> int:
                 raise RuntimeError("damaged frame")
             file.write(payload)
             total += len(frame)
+        os.fsync(file.fileno())
     return total
 
 
