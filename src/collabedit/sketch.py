@@ -244,6 +244,10 @@ def merge_sketch(
     ρ‖Ω‖₂δ + 2‖Y‖₂δ; float64 adds m·ε·λ_max. Eigenvalues below the sum of these carry no signal and
     are dropped; a true direction that small changes ΔW by no more than the rounding itself does.
 
+    Without a ridge ΔW = Z Y⁺, and Y = UΣVᵀ itself is decomposed: YᵀY would square its condition and
+    cost up to half the digits. Singular values up to 2δ + d'·ε·‖Y‖₂ are dropped: rounding alone
+    reaches δ. There is no ridge to damp a direction just above.
+
     Args:
         total: Y and Z summed over the survivors.
         omega: Ω, [d', m].
@@ -290,6 +294,11 @@ def merge_sketch(
             noise=noise,
             limits=limits,
         )
+    if not ridge:
+        left_vectors, singular, right_vectors = np.linalg.svd(gram, full_matrices=False)
+        keep = singular > 2 * wobble + mapped * np.finfo(np.float64).eps * float(singular[0])
+        left = cross @ (right_vectors[keep].T / singular[keep])
+        return _released(left, left_vectors[:, keep].T, ridge=ridge, limits=limits)
     values, vectors = np.linalg.eigh(ridge * overlap + gram.T @ gram)
     gram_norm = float(np.linalg.norm(gram, 2))
     cutoff = (

@@ -87,6 +87,44 @@ def test_zero_ridge_interpolates_every_edit() -> None:
         np.testing.assert_allclose(update.dense() @ keys, residuals, atol=1e-8)
 
 
+@pytest.mark.parametrize("spread", [1, 10, 100])
+@pytest.mark.parametrize("form", ["sketch", "dense"])
+def test_zero_ridge_survives_rounding_and_unequal_keys(spread: int, form: str) -> None:
+    # ΔW = RK̃⁺ directly; the sketch's condition is the square of the keys', not its fourth power.
+    edits = random_edits(11, mapped=128, outputs=32, counts=(9, 8, 9))
+    lengths = np.geomspace(1, 1 / spread, 26)
+    keys = np.concatenate([k for k, _ in edits], axis=1) * lengths
+    residuals = np.concatenate([r for _, r in edits], axis=1)
+    omega = sk.expand_test_matrix(SEED, layer=0, rows=128, columns=26 + sk.OVERSAMPLING)
+    step = 2.0**-FIXED_POINT_BITS
+    noise = step * np.sqrt(3 / 12)
+    parts = [slice(0, 9), slice(9, 17), slice(17, 26)]
+    if form == "sketch":
+        vectors = [sk.sketch(keys[:, part], residuals[:, part], omega) for part in parts]
+        total = np.sum([np.round(v.to_vector() / step) * step for v in vectors], axis=0)
+        sketched = sk.GramSketch.from_vector(total, mapped=128, outputs=32)
+        update = sk.merge_sketch(sketched, omega, ridge=0.0, noise=noise)
+    else:
+        sums = [sk.dense_statistics(keys[:, part], residuals[:, part]) for part in parts]
+        total = np.sum([np.round(v.to_vector() / step) * step for v in sums], axis=0)
+        dense = sk.DenseStatistics.from_vector(total, mapped=128, outputs=32)
+        update = sk.merge_dense(dense, ridge=0.0, noise=noise)
+    assert update.rank == 26
+    assert relative_error(update.dense(), residuals @ np.linalg.pinv(keys)) < 5e-9
+
+
+def test_zero_ridge_drops_what_only_rounding_made() -> None:
+    (keys, residuals), *_ = random_edits(12, mapped=64, outputs=16, counts=(6,))
+    edits = [(keys, residuals), (keys[:, :3], residuals[:, :3])]
+    omega = sk.expand_test_matrix(SEED, layer=0, rows=64, columns=17)
+    step = 2.0**-FIXED_POINT_BITS
+    rounded = [np.round(sk.sketch(k, r, omega).to_vector() / step) * step for k, r in edits]
+    total = sk.GramSketch.from_vector(np.sum(rounded, axis=0), mapped=64, outputs=16)
+    update = sk.merge_sketch(total, omega, ridge=0.0, noise=step * np.sqrt(2 / 12))
+    assert update.rank == 6
+    np.testing.assert_allclose(update.dense() @ keys, residuals, atol=1e-8)
+
+
 def test_duplicate_keys_leave_the_sketch_exact() -> None:
     (keys, residuals), *_ = random_edits(4, mapped=64, outputs=16, counts=(6,))
     edits = [(keys, residuals), (keys, residuals), (keys[:, :2], residuals[:, :2])]

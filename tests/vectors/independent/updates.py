@@ -153,6 +153,11 @@ def merge(plan: Plan, layer: Json, sums: tuple[Matrix, Matrix], survivors: int) 
     require(float(np.linalg.norm(overlap - overlap.T, 2)) <= 2 * tau, "not symmetric")
     overlap = (overlap + overlap.T) / 2
     require(float(np.linalg.eigvalsh(overlap)[0]) >= -tau, "not positive semidefinite")
+    if ridge == 0:
+        u, singular, vt = np.linalg.svd(gram, full_matrices=False)
+        kept = singular > 2 * delta + mapped * EPSILON * singular[0]
+        product = (cross @ (vt[kept].T / singular[kept])) @ u[:, kept].T
+        return factors(product, min(int(kept.sum()), *product.shape))
     values, vectors = np.linalg.eigh(ridge * overlap + gram.T @ gram)
     cutoff = (
         ridge * width * delta
