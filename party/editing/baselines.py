@@ -1,4 +1,8 @@
-"""What a merge is compared with: the exact centralised update, and merges that destroy edits.
+"""What a merge is compared with: the exact centralised updates, and merges that destroy edits.
+
+The centralised updates are each editor's own closed form as its paper or code writes it, solved
+densely in float64. They are the reference that the sketch, the key maps and the secure sum are all
+measured against, and share no code with these.
 
 The baselines are those of CollabEdit (arXiv 2410.09508, `experiments/merging_singleRound.py`): each
 party computes its own ΔW alone and only these are combined. All matrices are [d_out, d_in] float64.
@@ -13,6 +17,7 @@ from numpy.typing import NDArray
 from peft.utils.merge_utils import ties
 
 from collabedit.errors import NumericError
+from collabedit.plan import Editing
 
 Matrix: TypeAlias = NDArray[np.float64]
 
@@ -24,10 +29,7 @@ TIES_SCALE = 0.4
 
 
 def centralised_update(keys: Matrix, residuals: Matrix, covariance: Matrix) -> Matrix:
-    """Solve one party's closed form densely: ΔW = RKᵀ(C + KKᵀ)⁻¹ (MEMIT, eq. 14).
-
-    The reference that the sketch, the key map and the secure sum are all measured against; it
-    shares no code with them.
+    """Solve MEMIT's closed form: ΔW = RKᵀ(C + KKᵀ)⁻¹ (arXiv 2210.07229, eq. 14).
 
     Args:
         keys: K, [d_in, n].
@@ -43,6 +45,82 @@ def centralised_update(keys: Matrix, residuals: Matrix, covariance: Matrix) -> M
         raise NumericError("C + KKᵀ is not positive definite")
     update: Matrix = torch.cholesky_solve(K @ R.T, lower).T.contiguous().numpy()
     return update
+
+
+def centralised_ridge(keys: Matrix, residuals: Matrix, shift: float) -> Matrix:
+    """Solve MALMEN's closed form: ΔW = RKᵀ(KKᵀ + e^λ I)⁻¹.
+
+    arXiv 2311.04661; zjunlp/EasyEdit, `easyeditor/trainer/algs/MALMEN.py`, `predict_param_shifts`,
+    with λ = `shift` and R in place of what its network predicts.
+    """
+    ridge = np.exp(shift) * np.eye(len(keys))
+    update: Matrix = np.linalg.solve(keys @ keys.T + ridge, keys @ residuals.T).T
+    return update
+
+
+def centralised_alphaedit(
+    keys: Matrix, residuals: Matrix, second_moment: Matrix, *, threshold: float, l2: float
+) -> Matrix:
+    """Solve AlphaEdit's closed form for a first batch: ΔWᵀ = (P KKᵀ + L₂ I)⁻¹ P K Rᵀ.
+
+    arXiv 2410.02355, which writes RKᵀP(KKᵀP + I)⁻¹; L₂ and the projector P = UUᵀ from a
+    singular value decomposition of E[kkᵀ] as in jianghoucheng/AlphaEdit, `AlphaEdit_main.py` and
+    `experiments/evaluate.py`.
+
+    Args:
+        keys: K, [d_in, n].
+        residuals: R, [d_out, n].
+        second_moment: E[kkᵀ], [d_in, d_in].
+        threshold: singular values below it span the null space.
+        l2: L₂.
+    """
+    left, values, _ = np.linalg.svd(second_moment)
+    small = left[:, values < threshold]
+    projector = small @ small.T
+    matrix = projector @ (keys @ keys.T) + l2 * np.eye(len(keys))
+    update: Matrix = np.linalg.solve(matrix, projector @ keys @ residuals.T).T
+    return update
+
+
+def centralised_emmet(keys: Matrix, residuals: Matrix, second_moment: Matrix) -> Matrix:
+    """Solve EMMET's closed form: ΔW = R(KᵀC₀⁻¹K)⁻¹KᵀC₀⁻¹ (arXiv 2403.14236).
+
+    The update of least tr(ΔW C₀ ΔWᵀ) with ΔW K = R. As in its code, the pseudo-inverse stands in
+    where keys depend on each other. C₀ may be E[kkᵀ] times any factor.
+    """
+    white = np.linalg.solve(second_moment, keys)
+    update: Matrix = residuals @ np.linalg.pinv(keys.T @ white, hermitian=True) @ white.T
+    return update
+
+
+def centralised(
+    editing: Editing, layer: int, keys: Matrix, residuals: Matrix, second_moment: Matrix | None
+) -> Matrix:
+    """Solve the closed form of the plan's editor for one layer: ΔW, [d_out, d_in].
+
+    Args:
+        editing: of the plan.
+        layer: index of the layer.
+        keys: K, [d_in, n], of all edits.
+        residuals: R, [d_out, n].
+        second_moment: E[kkᵀ] of the layer; None for an editor without.
+
+    Raises:
+        NumericError: MEMIT's matrix is not positive definite.
+        ValueError: no such layer, or not the editor's parameters.
+    """
+    (entry,) = (entry for entry in editing.layers if entry.index == layer)
+    weight, threshold, l2 = editing.covariance_weight, editing.nullspace_threshold, editing.l2
+    if editing.editor == "ridge" and entry.shift is not None:
+        return centralised_ridge(keys, residuals, entry.shift)
+    if second_moment is not None:
+        if editing.editor == "memit" and weight is not None:
+            return centralised_update(keys, residuals, weight * second_moment)
+        if editing.editor == "emmet":
+            return centralised_emmet(keys, residuals, second_moment)
+        if editing.editor == "alphaedit" and threshold is not None and l2 is not None:
+            return centralised_alphaedit(keys, residuals, second_moment, threshold=threshold, l2=l2)
+    raise ValueError(f"the parameters of editor {editing.editor} are not complete")
 
 
 def simple_average(updates: Sequence[Matrix]) -> Matrix:

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from collabedit.errors import InputError, ModelError, PlanError
+from collabedit.errors import InputError, ModelError, NumericError, PlanError
 from collabedit.ids import LayerIndex
 from collabedit.party.editing.apply import Undo, apply_update
 from collabedit.party.editing.artefacts import load_tensors, save_tensors
@@ -63,36 +64,64 @@ def load_plan_model(plan: Plan, path: Path, *, device: str = "auto") -> Editable
     return model
 
 
-def load_plan_covariance(plan: Plan, path: Path) -> Covariance:
-    """Read a covariance file and check that it is the plan's.
+def load_plan_covariance(plan: Plan, path: Path | None) -> Covariance | None:
+    """Read a covariance file and check that it is the plan's; None for a plan without one.
 
     Raises:
-        InputError: another digest, or a layer is missing.
+        InputError: another digest, a layer is missing, no file where the plan has a covariance, or
+            one where it has none.
     """
-    covariance = load_covariance(path, digest=plan.editing.covariance.removeprefix("sha256:"))
-    missing = set(edited_layers(plan.editing)) - set(covariance.matrices)
+    editing = plan.editing
+    if editing.covariance is None:
+        if path is not None:
+            raise InputError(f"{path}: the plan's editor {editing.editor} takes no covariance")
+        return None
+    if path is None:
+        raise InputError(
+            f"the plan's editor {editing.editor} needs the covariance file {editing.covariance}"
+        )
+    covariance = load_covariance(path, digest=editing.covariance.removeprefix("sha256:"))
+    missing = set(edited_layers(editing)) - set(covariance.matrices)
     if missing:
         raise InputError(f"{path}: has no second moments of layer {min(missing)}")
     return covariance
 
 
-def key_maps(plan: Plan, covariance: Covariance) -> dict[int, KeyMap]:
-    """Factor each layer's covariance: Φ of the plan's editor.
+def key_maps(plan: Plan, covariance: Covariance | None) -> dict[int, KeyMap]:
+    """Make Φ of the plan's editor for each layer.
+
+    Args:
+        plan: the plan.
+        covariance: the plan's (`load_plan_covariance`).
 
     Raises:
-        NumericError: a covariance is not positive definite.
-        PlanError: d' differs from the plan's.
+        NumericError: a covariance is not positive definite, or has no clear null space.
+        PlanError: d' or the dimension of the null space differs from the plan's.
     """
-    maps = {
-        layer.index: KeyMap.from_covariance(
-            covariance.matrices[layer.index], plan.editing.covariance_weight
-        )
-        for layer in plan.editing.layers
-    }
+    maps = {}
     for layer in plan.editing.layers:
+        second_moment = None if covariance is None else covariance.matrices[layer.index]
+        try:
+            maps[layer.index] = _key_map(plan.editing, layer, second_moment)
+        except (NumericError, PlanError) as error:
+            raise type(error)(f"layer {layer.index}: {error}") from error
         if maps[layer.index].mapped != layer.mapped:
             raise PlanError(f"layer {layer.index} maps keys to another size than the plan has")
     return maps
+
+
+def _key_map(editing: Editing, layer: Layer, second_moment: Matrix | None) -> KeyMap:
+    """Φ of one layer. A valid plan holds exactly its editor's parameters."""
+    match editing, layer, second_moment:
+        case Editing(covariance_weight=float(weight)), _, np.ndarray():
+            return KeyMap.from_covariance(second_moment, weight)
+        case Editing(nullspace_threshold=float(threshold), l2=float(l2)), Layer(
+            kept=int(kept)
+        ), np.ndarray():
+            return KeyMap.from_null_space(second_moment, kept=kept, threshold=threshold, l2=l2)
+        case _, Layer(shift=float(shift)), None:
+            return KeyMap.scaled(layer.inputs, shift)
+    raise InputError(f"the editor {editing.editor} and the covariance do not fit each other")
 
 
 @dataclass(slots=True)

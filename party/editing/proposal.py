@@ -3,17 +3,25 @@
 Whoever writes the plan runs this once; the others check it against their own copies.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from collabedit.crypto.graph import FULL_GRAPH_PARTIES
 from collabedit.crypto.rng import Randomness
-from collabedit.errors import InputError
-from collabedit.party.editing.architectures import UNPUBLISHED
+from collabedit.errors import InputError, NumericError
 from collabedit.party.editing.covariance import Covariance
-from collabedit.party.editing.hooks import capturing_output, stopping_after
+from collabedit.party.editing.hooks import capturing_input, capturing_output, stopping_after
+from collabedit.party.editing.hyperparameters import (
+    RIDGE_SHIFT,
+    defaults_for,
+    null_space_defaults,
+)
+from collabedit.party.editing.key_map import null_space_size
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.tokens import prompt_ids
 from collabedit.party.edits import SLOT
@@ -22,6 +30,7 @@ from collabedit.plan import (
     Bounds,
     Coordinator,
     Editing,
+    EditorName,
     Federation,
     Layer,
     Model,
@@ -30,7 +39,7 @@ from collabedit.plan import (
     Targets,
     Timing,
 )
-from collabedit.sketch import OVERSAMPLING
+from collabedit.sketch import OVERSAMPLING, Matrix
 from collabedit.threat_model import minimum_threshold, proposed_corruptions
 
 CONTEXT_TEMPLATES = ("{}", "The following is well known. {}", "As everybody can look up: {}")
@@ -40,20 +49,27 @@ FRACTIONAL_BITS = {64: 40, 32: 18}
 _HEADROOM = 0.9
 
 KEY_FACTOR = 100.0
-"""Cap of ‖k̃‖² in units of its mean over general text, d'/λ. Subjects' last tokens are rarer than
-text: the demo's 60 facts have up to 10.6 of these units, 3 in the mean."""
+"""Cap of ‖k̃‖² in units of its mean over general text, d'/λ for MEMIT. Subjects' last tokens are
+rarer than text: the demo's 60 facts have up to 10.6 of these units, 3 in the mean."""
 
 RESIDUAL_FACTOR = 2.0
 """Cap of ‖r‖ in units of clamp_factor·‖z‖, the target search's own limit, with ‖z‖ the largest norm
 that the last edited layer puts out for a short text. Twice, since ‖z‖ differs from text to text and
 a sequential session moves it. The demo's targets move by up to 0.86 ‖z‖ of their own."""
 
+_PARAMETERS_OF: Mapping[EditorName, frozenset[str]] = {
+    "memit": frozenset({"covariance_weight"}),
+    "ridge": frozenset({"shift"}),
+    "alphaedit": frozenset({"nullspace_threshold", "l2"}),
+    "emmet": frozenset({"covariance_weight"}),
+}
+
 _SAMPLE = "London is a city in England."
 
 
 def propose_plan(
     model: EditableModel,
-    covariance: Covariance,
+    covariance: Covariance | None,
     *,
     name: str,
     model_name: str,
@@ -61,7 +77,11 @@ def propose_plan(
     aggregator: Coordinator,
     layers: Sequence[int],
     randomness: Randomness,
+    editor: EditorName = "memit",
     covariance_weight: float | None = None,
+    nullspace_threshold: float | None = None,
+    l2: float | None = None,
+    shift: float | None = None,
     schedule: Literal["sequential", "parallel"] = "sequential",
     statistics: Literal["sketch", "dense"] = "sketch",
     ring_bits: Literal[32, 64] = 64,
@@ -74,14 +94,18 @@ def propose_plan(
 
     Args:
         model: the unedited model.
-        covariance: its second moments, for all of `layers`.
+        covariance: its second moments, for all of `layers`; `ridge` needs none.
         name: of the plan.
         model_name: for people.
         parties: names, identities and bounds; their order fixes the ids.
         aggregator: name and identity.
         layers: to edit, ascending.
         randomness: draws the seed of the test matrix.
-        covariance_weight: λ; None takes the value published for the architecture.
+        editor: with ρ = 0 for `emmet` and 1 for the others.
+        covariance_weight: λ of `memit` and `emmet`; None takes the published value, as below.
+        nullspace_threshold: of `alphaedit`.
+        l2: of `alphaedit`.
+        shift: λ_l of `ridge`, for all layers.
         schedule: see DESIGN of the plan's `editing`.
         statistics: `sketch`, or the paper's `dense`.
         ring_bits: 64 or 32.
@@ -91,24 +115,22 @@ def propose_plan(
         target_steps: of the target search; None takes the published value.
 
     Raises:
-        InputError: a layer without covariance, with one of another model, or without a block above.
+        InputError: a layer without covariance, with one of another model, or without a block above;
+            no covariance where the editor needs one; a parameter of another editor, or one that
+            is not positive; a threshold that cuts no clear null space.
         PlanError: the plan doesn't hold together.
     """
-    missing = set(layers) - set(covariance.matrices)
-    if missing:
-        raise InputError(f"the covariance has no second moments of layer {min(missing)}")
     if not layers or max(layers) >= model.n_layers - 1:
         raise InputError(f"layers must be among 0 to {model.n_layers - 2}")
-    for layer in layers:
-        size = len(covariance.matrices[layer])
-        if size != model.d_in(layer):
-            raise InputError(
-                f"the covariance of layer {layer} is of another model: its keys have {size} "
-                f"entries, this model's {model.d_in(layer)}"
-            )
-    covariance.check_weights(model)
-    defaults = model.architecture.defaults or UNPUBLISHED
-    weight = float(defaults.covariance_weight if covariance_weight is None else covariance_weight)
+    given = {
+        "covariance_weight": covariance_weight,
+        "nullspace_threshold": nullspace_threshold,
+        "l2": l2,
+        "shift": shift,
+    }
+    moments = _second_moments(model, covariance, layers, editor=editor)
+    parameters = _parameters(model, editor=editor, moments=moments, given=given, layers=layers)
+    defaults = defaults_for(model.architecture, editor)
     bits = FRACTIONAL_BITS[ring_bits]
     bound = _HEADROOM * 2.0 ** (ring_bits - 1 - bits) / len(parties)
     return Plan(
@@ -130,21 +152,15 @@ def propose_plan(
             tokenizer=f"sha256:{model.tokenizer_digest()}",
         ),
         editing=Editing(
-            editor="memit",
+            editor=editor,
             schedule=schedule,
-            covariance_weight=weight,
-            covariance=f"sha256:{covariance.digest()}",
-            ridge=1.0,
+            covariance_weight=parameters.weight,
+            covariance=f"sha256:{covariance.digest()}" if covariance and moments else None,
+            nullspace_threshold=parameters.threshold,
+            l2=parameters.l2,
+            ridge=0.0 if editor == "emmet" else 1.0,
             context_templates=tuple(templates),
-            layers=tuple(
-                Layer(
-                    index=layer,
-                    inputs=model.d_in(layer),
-                    outputs=model.d_out(layer),
-                    mapped=model.d_in(layer),
-                )
-                for layer in layers
-            ),
+            layers=parameters.layers,
             targets=Targets(
                 learning_rate=defaults.learning_rate,
                 steps=defaults.steps if target_steps is None else target_steps,
@@ -165,13 +181,131 @@ def propose_plan(
             test_matrix_seed=randomness.random_bytes(32).hex(),
         ),
         bounds=Bounds(
-            key_energy=KEY_FACTOR * max(model.d_in(layer) for layer in layers) / weight,
+            key_energy=KEY_FACTOR * parameters.key_energy,
             residual_energy=_residual_energy(
                 model, layer=max(layers), templates=templates, clamp_factor=defaults.clamp_factor
             ),
         ),
         timing=timing or Timing(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameters:
+    """What an editor alone decides about.
+
+    Attributes:
+        layers: with the editor's own fields.
+        key_energy: mean ‖k̃‖² over general text, of the layer where it is largest.
+        weight: λ.
+        threshold: of the null space.
+        l2: L₂.
+    """
+
+    layers: tuple[Layer, ...]
+    key_energy: float
+    weight: float | None = None
+    threshold: float | None = None
+    l2: float | None = None
+
+
+def _second_moments(
+    model: EditableModel,
+    covariance: Covariance | None,
+    layers: Sequence[int],
+    *,
+    editor: EditorName,
+) -> dict[int, Matrix]:
+    """E[kkᵀ] of each layer; empty for an editor that uses none."""
+    if editor == "ridge":
+        if covariance is not None:
+            raise InputError("editor ridge takes no covariance")
+        return {}
+    if covariance is None:
+        raise InputError(f"editor {editor} needs a covariance")
+    missing = set(layers) - set(covariance.matrices)
+    if missing:
+        raise InputError(f"the covariance has no second moments of layer {min(missing)}")
+    for layer in layers:
+        size = len(covariance.matrices[layer])
+        if size != model.d_in(layer):
+            raise InputError(
+                f"the covariance of layer {layer} is of another model: its keys have {size} "
+                f"entries, this model's {model.d_in(layer)}"
+            )
+    covariance.check_weights(model)
+    return {layer: covariance.matrices[layer] for layer in layers}
+
+
+def _parameters(
+    model: EditableModel,
+    *,
+    editor: EditorName,
+    moments: Mapping[int, Matrix],
+    given: Mapping[str, float | None],
+    layers: Sequence[int],
+) -> _Parameters:
+    """Fill in an editor's own parameters, as given or else as published."""
+    for name, value in given.items():
+        if value is not None and name not in _PARAMETERS_OF[editor]:
+            raise InputError(f"{name} has no meaning with editor {editor}")
+        if value is not None and name != "shift" and not value > 0:
+            raise InputError(f"{name} {value:g} must be above 0")
+
+    def chosen(name: str, published: float) -> float:
+        value = given[name]
+        return float(published if value is None else value)
+
+    def shape(layer: int) -> dict[str, int]:
+        inputs = model.d_in(layer)
+        return {
+            "index": layer,
+            "inputs": inputs,
+            "outputs": model.d_out(layer),
+            "mapped": inputs,
+        }
+
+    plain = tuple(Layer(**shape(layer)) for layer in layers)
+    if editor == "ridge":
+        shift = chosen("shift", RIDGE_SHIFT)
+        entries = tuple(Layer(**shape(layer), shift=shift) for layer in layers)
+        return _Parameters(entries, math.exp(-shift) * _key_energy(model, layers=layers))
+    if editor == "alphaedit":
+        published = null_space_defaults(model.architecture)
+        threshold = chosen("nullspace_threshold", published.threshold)
+        l2 = chosen("l2", published.l2)
+        kept = {}
+        for layer, moment in moments.items():
+            try:
+                kept[layer] = null_space_size(moment, threshold)
+            except NumericError as error:
+                raise InputError(f"layer {layer}: {error}") from error
+        entries = tuple(Layer(**shape(layer), kept=kept[layer]) for layer in layers)
+        # Not the energy inside the null space, which is small by its definition: edits' keys are
+        # rare and have more there than text has.
+        energy = max(float(np.trace(moment)) for moment in moments.values()) / l2
+        return _Parameters(entries, energy, threshold=threshold, l2=l2)
+    weight = chosen("covariance_weight", defaults_for(model.architecture, editor).covariance_weight)
+    # E‖k̃‖² = tr(Φ E[kkᵀ] Φᵀ) = d'/λ
+    return _Parameters(plain, max(model.d_in(layer) for layer in layers) / weight, weight=weight)
+
+
+def _key_energy(model: EditableModel, *, layers: Sequence[int]) -> float:
+    """Mean ‖k‖² over the tokens of a short text, of the layer where it is largest.
+
+    Without a covariance there is no general text to average over. The first token counts, whose
+    keys many models make much longer than any other.
+    """
+    ids = torch.tensor([prompt_ids(model, _SAMPLE)[: model.context_length]])
+    largest = 0.0
+    with torch.inference_mode():
+        for layer in layers:
+            projection = model.projection(layer)
+            with capturing_input(projection) as captured, stopping_after(projection):
+                model.forward(ids)
+            norms = torch.linalg.vector_norm(captured.values.double(), dim=-1)
+            largest = max(largest, float((norms**2).mean()))
+    return largest
 
 
 def _residual_energy(

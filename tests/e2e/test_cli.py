@@ -206,7 +206,7 @@ def test_another_covariance_is_refused_with_both_digests(
         *("covariance", "--model", federation.model, "--out", covariance, "--layers", "1,3"),
         *("--source", federation.directory / "general.txt", "--tokens", 500, "--window", 50),
     ).ok()
-    wanted = federation.plan.editing.covariance.removeprefix("sha256:")
+    wanted = str(federation.plan.editing.covariance).removeprefix("sha256:")
     outcome = join_party(federation, tmp_path / "work", silent_port, covariance=covariance)
     assert_refused(outcome, INPUT, covariance, wanted)
     checked = run_here("plan", "check", federation.plan_file, "--covariance", covariance)
@@ -531,8 +531,58 @@ def test_a_new_plan_holds_what_was_said(federation: Federation, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("changes", "wanted", "shown"),
+    [
+        ({"editor": "emmet"}, {"ridge": 0.0, "covariance_weight": 15000.0}, "ρ = 0"),
+        (
+            {"editor": "alphaedit", "nullspace_threshold": 0.03},
+            {"ridge": 1.0, "nullspace_threshold": 0.03, "l2": 10.0},
+            "L2 = 10",
+        ),
+        ({"editor": "ridge", "covariance": None, "shift": 1.5}, {"ridge": 1.0}, "shift 1.5"),
+    ],
+    ids=lambda value: str(value.get("editor", "")) if isinstance(value, dict) else "",
+)
+def test_a_new_plan_names_its_editor_with_its_own_parameters(
+    federation: Federation,
+    tmp_path: Path,
+    changes: dict[str, object],
+    wanted: dict[str, object],
+    shown: str,
+) -> None:
+    out = tmp_path / "plan.toml"
+    run_here(*plan_new(federation, out=out, **changes)).ok()
+    editing = tomllib.loads(out.read_text())["editing"]
+    assert editing["editor"] == changes["editor"]
+    assert {name: editing[name] for name in wanted} == wanted
+    assert ("covariance" in editing) == (changes["editor"] != "ridge")
+    assert shown in run_here("plan", "show", out).err
+
+
+def test_a_covariance_is_shown_exactly_where_the_plan_has_one(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    options = federation.join_options("party-2", work=tmp_path / "a", port=silent_port)
+    at = options.index("--covariance")
+    assert_refused(run_here(*options[:at], *options[at + 2 :]), INPUT, "memit needs the covariance")
+    out = tmp_path / "plan.toml"
+    run_here(*plan_new(federation, out=out, editor="ridge", covariance=None)).ok()
+    assert [layer["index"] for layer in tomllib.loads(out.read_text())["editing"]["layers"]] == [
+        1,
+        2,
+    ]
+    checked = run_here("plan", "check", out, "--covariance", federation.covariance)
+    assert_refused(checked, INPUT, federation.covariance, "ridge takes no covariance")
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"editor": "rome"}, ["--editor rome", "alphaedit"]),
+        ({"editor": "alphaedit", "nullspace_threshold": 1e-9}, ["no eigenvalues", "lie from"]),
+        ({"editor": "alphaedit", "covariance_weight": 3}, ["covariance_weight", "alphaedit"]),
+        ({"editor": "ridge"}, ["ridge takes no covariance"]),
+        ({"covariance": None}, ["memit needs a covariance"]),
         ({"layers": "1,2"}, ["layer 2"]),
         ({"schedule": "zigzag"}, ["--schedule zigzag"]),
         ({"statistics": "some"}, ["--statistics some"]),
@@ -660,6 +710,12 @@ def test_simulate_reports_a_dropout_and_finishes(
     assert report["before"] != report["after"]
 
 
+def test_simulate_takes_an_editor(simulate: Callable[..., Outcome]) -> None:
+    report: dict[str, Any] = json.loads(simulate("--editor", "emmet").ok())
+    assert report["aborted"] is None
+    assert report["before"] != report["after"]
+
+
 def test_simulate_below_the_threshold_exits_with_the_protocols_code(
     simulate: Callable[..., Outcome],
 ) -> None:
@@ -684,6 +740,8 @@ def test_simulate_below_the_threshold_exits_with_the_protocols_code(
         ([], 2, ["at least 3"]),
         (["--schedule", "zigzag"], 3, ["--schedule"]),
         (["--covariance-weight", "-3"], 3, ["covariance_weight"]),
+        (["--editor", "rome"], 3, ["--editor rome"]),
+        (["--editor", "ridge"], 3, ["ridge"]),
     ],
 )
 def test_simulate_refuses_what_makes_no_sense(

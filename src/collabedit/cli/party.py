@@ -195,13 +195,15 @@ def join(
     name: NameOption,
     model: ModelOption,
     edits: EditsOption,
-    covariance: Annotated[Path, typer.Option(help="The plan's covariance file.")],
     identity: IdentityOption,
     tls_cert: CertificateOption,
     tls_key: TlsKeyOption,
     tls_ca: AuthorityOption,
     connect: Annotated[str, typer.Option(help="HOST:PORT of the aggregator.")],
     work: WorkOption,
+    covariance: Annotated[
+        Path | None, typer.Option(help="The plan's covariance file, if it has one.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the edited checkpoint here; must not exist.")
     ] = None,

@@ -1,7 +1,7 @@
 """`collabedit plan`: write, read and check the text that all parties agree on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.table import Table
@@ -12,9 +12,22 @@ from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError, PlanError
 from collabedit.ids import AGGREGATOR
-from collabedit.plan import Coordinator, Party, Plan, format_digest, load_plan, plan_errors
+from collabedit.plan import (
+    Coordinator,
+    Editing,
+    EditorName,
+    Party,
+    Plan,
+    format_digest,
+    load_plan,
+    plan_errors,
+)
 from collabedit.proto.envelope import check_identities
 from collabedit.threat_model import maximum_corruptions
+
+if TYPE_CHECKING:
+    from collabedit.party.editing.covariance import Covariance
+    from collabedit.party.editing.model import EditableModel
 
 app = typer.Typer(help="The plan that all parties agree on.", no_args_is_help=True)
 
@@ -31,16 +44,26 @@ def new(
     out: Annotated[Path, typer.Option(help="Plan file to write.")],
     name: Annotated[str, typer.Option(help="Name of the plan.")],
     model: Annotated[Path, typer.Option(help="Model directory.")],
-    covariance: Annotated[Path, typer.Option(help="File of `collabedit covariance`.")],
     aggregator: Annotated[str, typer.Option(help="NAME:IDENTITY of the aggregator.")],
     party: Annotated[
         list[str], typer.Option(help="NAME:IDENTITY:MAX_EDITS; once for each, order matters.")
     ],
-    layers: Annotated[
-        str | None, typer.Option(help="Like 4-8; default: those of the covariance.")
+    covariance: Annotated[
+        Path | None, typer.Option(help="File of `collabedit covariance`; ridge needs none.")
     ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Like 4-8; default: the covariance's, else as published.")
+    ] = None,
+    editor: Annotated[str, typer.Option(help="memit, ridge, alphaedit or emmet.")] = "memit",
     covariance_weight: Annotated[
-        float | None, typer.Option(help="λ; default: as published for the architecture.")
+        float | None, typer.Option(help="λ of memit and emmet; default: as published.")
+    ] = None,
+    nullspace_threshold: Annotated[
+        float | None, typer.Option(help="Of alphaedit; default: as published.")
+    ] = None,
+    l2: Annotated[float | None, typer.Option(help="Of alphaedit; default: as published.")] = None,
+    shift: Annotated[
+        float | None, typer.Option(help="Of ridge, the logarithm of its ridge; default: 0.")
     ] = None,
     schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
     statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
@@ -58,20 +81,25 @@ def new(
         raise InputError(f"--schedule {schedule}: must be sequential or parallel")
     if statistics not in {"sketch", "dense"}:
         raise InputError(f"--statistics {statistics}: must be sketch or dense")
-    moments = load_covariance(covariance)
+    chosen_editor = parse_editor(editor)
+    moments = None if covariance is None else load_covariance(covariance)
+    loaded = load_model(model, dtype=dtype)
     coordinator, _, identity = aggregator.partition(":")
-    chosen = parse_layers(layers) if layers else tuple(sorted(moments.matrices))
     with plan_errors("the new plan"):
         plan = propose_plan(
-            load_model(model, dtype=dtype),
+            loaded,
             moments,
             name=name,
             model_name=model.name,
             parties=[_party(text) for text in party],
             aggregator=Coordinator(name=coordinator, identity=identity),
-            layers=chosen,
+            layers=choose_layers(layers, loaded, moments, editor=chosen_editor),
             randomness=SystemRandomness(),
+            editor=chosen_editor,
             covariance_weight=covariance_weight,
+            nullspace_threshold=nullspace_threshold,
+            l2=l2,
+            shift=shift,
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
         )
@@ -91,9 +119,9 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ("digest", format_digest(plan.digest)),
         ("model", f"{plan.model.name} ({plan.model.architecture}, {plan.model.dtype})"),
         ("weights", plan.model.weights),
-        ("editor", f"{editing.editor}, {editing.schedule}, λ = {editing.covariance_weight:g}"),
+        ("editor", f"{editing.editor}, {editing.schedule}, {_parameters(editing)}"),
         ("layers", ", ".join(str(layer.index) for layer in editing.layers)),
-        ("covariance", editing.covariance),
+        ("covariance", editing.covariance or "none"),
         (
             "sum",
             f"{aggregation.backend}, {aggregation.statistics}, capacity {aggregation.capacity}",
@@ -112,6 +140,43 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
     for party, entry in zip(plan.party_ids, plan.federation.parties, strict=True):
         parties.add_row(str(party), entry.name, entry.identity, str(entry.max_edits))
     terminal.print(parties)
+
+
+def parse_editor(text: str) -> EditorName:
+    """Read the name of an editor.
+
+    Raises:
+        InputError: no such editor; lists them.
+    """
+    for name in get_args(EditorName):
+        if text == name:
+            editor: EditorName = name
+            return editor
+    raise InputError(f"--editor {text}: must be one of {', '.join(get_args(EditorName))}")
+
+
+def choose_layers(
+    text: str | None, model: "EditableModel", covariance: "Covariance | None", *, editor: EditorName
+) -> tuple[int, ...]:
+    """Return the layers of `--layers`, else those of the covariance, else the published ones."""
+    from collabedit.party.editing.hyperparameters import defaults_for
+
+    if text:
+        return parse_layers(text)
+    if covariance is not None:
+        return tuple(sorted(covariance.matrices))
+    return defaults_for(model.architecture, editor).layers(model.n_layers)
+
+
+def _parameters(editing: Editing) -> str:
+    """The editor's own parameters, for people."""
+    if editing.editor == "ridge":
+        shifts = {f"{layer.shift:g}" for layer in editing.layers if layer.shift is not None}
+        return f"shift {', '.join(sorted(shifts))}"
+    if editing.editor == "alphaedit":
+        kept = ", ".join(f"{layer.kept} of {layer.inputs}" for layer in editing.layers)
+        return f"L2 = {editing.l2:g}, threshold {editing.nullspace_threshold:g} keeps {kept}"
+    return f"λ = {editing.covariance_weight:g}, ρ = {editing.ridge:g}"
 
 
 def _collusion(plan: Plan) -> str:

@@ -13,10 +13,10 @@ from collabedit.cli.console import (
     check_place,
     configure_logs,
     log_observer,
-    parse_layers,
     progress_bar,
     say,
 )
+from collabedit.cli.plan import choose_layers, parse_editor
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import InputError
@@ -54,10 +54,18 @@ def _check_flags(*, parties: int, schedule: str, statistics: str, out: Path | No
 
 def run(
     model: Annotated[Path, typer.Option(help="Model directory.")],
-    covariance: Annotated[Path, typer.Option(help="File of `collabedit covariance`.")],
     edits: Annotated[list[Path], typer.Option(help="Edits file; once for each party.")],
-    layers: Annotated[str | None, typer.Option(help="Like 4-8; default: the covariance's.")] = None,
+    covariance: Annotated[
+        Path | None, typer.Option(help="File of `collabedit covariance`; ridge needs none.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Like 4-8; default: the covariance's, else as published.")
+    ] = None,
+    editor: Annotated[str, typer.Option(help="memit, ridge, alphaedit or emmet.")] = "memit",
     covariance_weight: Annotated[float | None, typer.Option(help="λ; default: published.")] = None,
+    nullspace_threshold: Annotated[float | None, typer.Option(help="Of alphaedit.")] = None,
+    l2: Annotated[float | None, typer.Option(help="Of alphaedit.")] = None,
+    shift: Annotated[float | None, typer.Option(help="Of ridge.")] = None,
     schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
     statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
     crash: Annotated[
@@ -89,9 +97,10 @@ def run(
 
     configure_logs(as_json=False, debug=False)
     _check_flags(parties=len(edits), schedule=schedule, statistics=statistics, out=out)
+    chosen_editor = parse_editor(editor)
     crashes, crash_task = _crashes(crash or [], len(edits))
     records = [load_edits(path) for path in edits]
-    moments = load_covariance(covariance)
+    moments = None if covariance is None else load_covariance(covariance)
     loaded = load_model(model, device=device)
     randomness = SystemRandomness()
     keys = {PartyId(i): SigningKey.generate(randomness) for i in range(len(edits) + 1)}
@@ -107,9 +116,13 @@ def run(
                 for i, own in enumerate(records, 1)
             ],
             aggregator=Coordinator(name="aggregator", identity=public[AGGREGATOR]),
-            layers=parse_layers(layers) if layers else sorted(moments.matrices),
+            layers=choose_layers(layers, loaded, moments, editor=chosen_editor),
             randomness=randomness,
+            editor=chosen_editor,
             covariance_weight=covariance_weight,
+            nullspace_threshold=nullspace_threshold,
+            l2=l2,
+            shift=shift,
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
         )

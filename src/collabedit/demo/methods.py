@@ -1,9 +1,9 @@
 """The alternatives that the demo compares: every party alone, three ways to average, one trustee.
 
-The centralised reference is plain MEMIT by one process that holds all edits: dense closed form in
-float64, no sketch, no key map, no secure sum. It uses the very targets that the parties computed,
-and reads keys and residuals party by party, since float32 forward passes of other batches differ by
-about 1e-7 and would hide what is measured.
+The centralised reference is the plain editor in one process that holds all edits: its closed form,
+dense in float64, no sketch, no key map, no secure sum. It uses the very targets that the parties
+computed, and reads keys and residuals party by party, since float32 forward passes of other batches
+differ by about 1e-7 and would hide what is measured.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 
 from collabedit.party.editing.apply import applied, apply_update
 from collabedit.party.editing.baselines import (
-    centralised_update,
+    centralised,
     simple_average,
     task_arithmetic,
     ties_merge,
@@ -41,9 +41,9 @@ class Share:
 
 
 def edit_alone(
-    plan: Plan, model: EditableModel, covariance: Covariance, shares: Sequence[Share]
+    plan: Plan, model: EditableModel, covariance: Covariance | None, shares: Sequence[Share]
 ) -> Updates:
-    """Run the plan's MEMIT in one place over the edits of `shares`; the model stays unedited."""
+    """Run the plan's editor in one place over the edits of `shares`; the model stays unedited."""
     editing = plan.editing
     layers = [layer.index for layer in editing.layers]
     updates: Updates = {}
@@ -64,10 +64,12 @@ def edit_alone(
                         schedule=editing.schedule,
                     ).numpy()
                 )
-            updates[layer] = centralised_update(
+            updates[layer] = centralised(
+                editing,
+                layer,
                 np.concatenate(keys, axis=1),
                 np.concatenate(wanted, axis=1),
-                editing.covariance_weight * covariance.matrices[layer],
+                None if covariance is None else covariance.matrices[layer],
             )
             if editing.schedule == "sequential":
                 stack.callback(apply_update(model, layer, _factors(updates[layer])).restore)

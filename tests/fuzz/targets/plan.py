@@ -26,9 +26,24 @@ def run(data: bytes) -> None:
 
 
 def seeds() -> dict[str, bytes]:
-    """Return plans of both schedules and statistics, and of several sizes."""
+    """Return plans of every editor, of both schedules and statistics, and of several sizes."""
     identities = build_federation(4).identities
+    text = plan_text(3, identities=identities)
+    memit = 'editor = "memit"'
+    weight = "covariance_weight = 15000.0\n"
+    covariance = f'covariance = "sha256:{"ab" * 32}"\n'
+    for line in (memit, weight, covariance, "mapped = 48", "ridge = 1.0"):
+        if line not in text:
+            raise ValueError(f"plans no longer hold {line!r}")
     texts = {
+        "emmet": text.replace(memit, 'editor = "emmet"').replace("ridge = 1.0", "ridge = 0.0"),
+        "ridge": text.replace(memit, 'editor = "ridge"')
+        .replace(weight, "")
+        .replace(covariance, "")
+        .replace("mapped = 48", "mapped = 48\nshift = -0.5"),
+        "alphaedit": text.replace(memit, 'editor = "alphaedit"')
+        .replace(weight, "nullspace_threshold = 0.02\nl2 = 10.0\n")
+        .replace("mapped = 48", "mapped = 48\nkept = 30"),
         "three-parties": plan_text(3, identities=identities),
         "dense": plan_text(3, identities=identities, statistics='"dense"'),
         "parallel": plan_text(4, identities=identities, layers=3, schedule='"parallel"'),

@@ -86,6 +86,17 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("editing.schedule", "random", "editing.schedule", "sequential"),
     ("editing.covariance_weight", 0.0, "editing.covariance_weight", "greater than 0"),
     ("editing.covariance", "none", "editing.covariance", "pattern"),
+    ("editing.covariance_weight", ..., "editing", "editor memit needs covariance_weight"),
+    ("editing.covariance", ..., "editing", "editor memit needs covariance"),
+    ("editing.l2", 1.0, "editing", "l2 has no meaning with editor memit"),
+    ("editing.nullspace_threshold", 0.1, "editing", "nullspace_threshold has no meaning"),
+    ("editing.layers.1.shift", 0.0, "editing", "shift in layer 1 has no meaning with editor memit"),
+    ("editing.layers.0.kept", 1, "editing", "kept in layer 0 has no meaning with editor memit"),
+    ("editing.layers.0.kept", 49, "editing.layers.0", "kept 49 exceeds inputs 48"),
+    ("editing.editor", "emmet", "editing", "ridge 1 with editor emmet: must be 0"),
+    ("editing.editor", "ridge", "editing", "covariance has no meaning with editor ridge"),
+    ("editing.editor", "alphaedit", "editing", "covariance_weight has no meaning"),
+    ("editing.ridge", 0.0, "editing", "ridge 0 with editor memit: must be above 0"),
     ("editing.ridge", -0.1, "editing.ridge", "greater than or equal to 0"),
     ("editing.context_templates", [], "editing.context_templates", "at least 1"),
     ("editing.context_templates", ["{}", "no"], "editing.context_templates", "template 2"),
@@ -231,6 +242,62 @@ def test_the_digest_of_a_plan_is_pinned() -> None:
 
 
 PINNED_DIGEST = "189114d21946725440b42b0e0da5035240f3d0e26c392c56de06f90318d2c3b1"
+
+
+OWN: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "ridge": ({"ridge": 1.0}, {"shift": -0.5}),
+    "alphaedit": (
+        {"ridge": 1.0, "covariance": "sha256:" + KEY, "nullspace_threshold": 0.02, "l2": 10.0},
+        {"kept": 30},
+    ),
+    "emmet": ({"ridge": 0.0, "covariance": "sha256:" + KEY, "covariance_weight": 2.0}, {}),
+}
+
+
+def of_editor(editor: str) -> dict[str, Any]:
+    values = changed("editing.editor", editor)
+    for name in ("ridge", "covariance", "covariance_weight"):
+        del values["editing"][name]
+    editing, layer = OWN[editor]
+    values["editing"] |= editing
+    for entry in values["editing"]["layers"]:
+        entry.update(layer)
+    return values
+
+
+@pytest.mark.parametrize("editor", OWN)
+def test_a_plan_of_another_editor_survives_toml_with_its_own_digest(editor: str) -> None:
+    plan = parse(of_editor(editor))
+    assert plan.editing.editor == editor
+    assert parse_plan(plan.to_toml(), source="p") == plan
+    assert plan.digest != PLAN.digest
+
+
+@pytest.mark.parametrize(
+    ("editor", "name"), [(editor, name) for editor, (own, _) in OWN.items() for name in own]
+)
+def test_an_editor_s_parameters_are_there_and_in_the_digest(editor: str, name: str) -> None:
+    values = of_editor(editor)
+    given = values["editing"].pop(name)
+    with pytest.raises(PlanError, match=name):
+        parse(values)
+    if name == "ridge":
+        values["editing"][name] = 1.0 - given
+        with pytest.raises(PlanError, match=f"with editor {editor}: must be"):
+            parse(values)
+        return
+    values["editing"][name] = given[:-1] + "0" if isinstance(given, str) else given / 2
+    assert parse(values).digest != parse(of_editor(editor)).digest
+
+
+@pytest.mark.parametrize(("editor", "name"), [("ridge", "shift"), ("alphaedit", "kept")])
+def test_a_layer_s_own_parameter_is_there_and_in_the_digest(editor: str, name: str) -> None:
+    values = of_editor(editor)
+    given = values["editing"]["layers"][1].pop(name)
+    with pytest.raises(PlanError, match=f"editor {editor} needs {name} in layer 1"):
+        parse(values)
+    values["editing"]["layers"][1][name] = given + 1
+    assert parse(values).digest != parse(of_editor(editor)).digest
 
 
 def leaves(values: Any, path: str = "") -> Iterator[str]:  # noqa: ANN401  TOML

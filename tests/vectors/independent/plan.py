@@ -13,6 +13,9 @@ from independent.wire import Json
 REAL_FIELDS = frozenset(
     [
         "covariance_weight",
+        "nullspace_threshold",
+        "l2",
+        "shift",
         "ridge",
         "learning_rate",
         "clamp_factor",

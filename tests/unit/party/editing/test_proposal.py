@@ -1,5 +1,7 @@
 """The bounds that a new plan proposes: wide enough for real edits, and derived from the model."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,8 +18,10 @@ from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.proposal import KEY_FACTOR, RESIDUAL_FACTOR, propose_plan
 from collabedit.party.editing.targets import compute_targets
 from collabedit.party.edits import Edit
-from collabedit.plan import Coordinator, Party, Plan
+from collabedit.plan import Coordinator, EditorName, Party, Plan
+from tests.support.editors import EDITORS, middle_eigenvalue, own_parameters
 from tests.support.randomness import InsecureTestRandomness
+from tests.unit.party.editing.conftest import LoadTiny
 
 LAYERS = (1, 2)
 
@@ -28,7 +32,12 @@ def moments(model: EditableModel) -> Covariance:
 
 
 def propose(
-    model: EditableModel, covariance: Covariance, *, weight: float = 50.0, parties: int = 3
+    model: EditableModel,
+    covariance: Covariance | None,
+    *,
+    editor: EditorName = "memit",
+    parties: int = 3,
+    **parameters: Any,  # noqa: ANN401  as `propose_plan` takes them
 ) -> Plan:
     keys = [
         SigningKey.from_seed(bytes([i]) * 32).verify_key.to_bytes().hex()
@@ -43,16 +52,19 @@ def propose(
         aggregator=Coordinator(name="aggregator", identity=keys[parties]),
         layers=LAYERS,
         randomness=InsecureTestRandomness(0),
-        covariance_weight=weight,
+        editor=editor,
         target_steps=3,
+        **parameters,
     )
 
 
+@pytest.mark.parametrize("editor", EDITORS)
 def test_real_edits_are_well_within_the_proposed_bounds(
-    model: EditableModel, edits: tuple[Edit, ...]
+    editor: EditorName, model: EditableModel, edits: tuple[Edit, ...]
 ) -> None:
-    covariance = moments(model)
-    plan = propose(model, covariance)
+    covariance = None if editor == "ridge" else moments(model)
+    own: dict[str, Any] = {} if covariance is None else own_parameters(editor, covariance.matrices)
+    plan = propose(model, covariance, editor=editor, **own)
     targets = compute_targets(
         model,
         edits,
@@ -60,9 +72,9 @@ def test_real_edits_are_well_within_the_proposed_bounds(
         templates=plan.editing.context_templates,
         settings=target_settings(plan.editing),
     )
-    editor = ModelEditor(plan, model, edits, targets, key_maps(plan, covariance))
+    party = ModelEditor(plan, model, edits, targets, key_maps(plan, covariance))
     for task, layers in enumerate(plan.tasks):
-        statistics = editor.statistics(layers)
+        statistics = party.statistics(layers)
         contribution_vector(plan, TaskIndex(task), statistics)
         for keys, residuals in statistics:
             assert (np.linalg.norm(keys, axis=0) ** 2).max() < plan.bounds.key_energy
@@ -73,10 +85,10 @@ def test_the_bounds_follow_covariance_weight_and_clamp(
     model: EditableModel, edits: tuple[Edit, ...]
 ) -> None:
     covariance = moments(model)
-    plan = propose(model, covariance)
+    plan = propose(model, covariance, covariance_weight=50.0)
     mapped = plan.editing.layers[0].mapped
     assert plan.bounds.key_energy == pytest.approx(KEY_FACTOR * mapped / 50.0)
-    assert propose(model, covariance, weight=100.0).bounds.key_energy == pytest.approx(
+    assert propose(model, covariance, covariance_weight=100.0).bounds.key_energy == pytest.approx(
         plan.bounds.key_energy / 2
     )
     norms = current_outputs(model, edits, LAYERS[-1]).norm(dim=0)
@@ -103,3 +115,64 @@ def test_no_plan_is_made_from_the_covariance_of_other_weights(model: EditableMod
         model.weight(1)[0, 0] += 1e-9
     with pytest.raises(InputError, match="covariance is of another model: gathered on weights"):
         propose(model, covariance)
+
+
+def test_alphaedit_gets_published_parameters_and_the_size_of_the_null_space(
+    load_tiny: LoadTiny,
+) -> None:
+    model = load_tiny("llama")
+    covariance = moments(model)
+    threshold = middle_eigenvalue(covariance.matrices)
+    plan = propose(model, covariance, editor="alphaedit", nullspace_threshold=threshold)
+    editing = plan.editing
+    assert (editing.ridge, editing.l2, editing.covariance_weight) == (1.0, 10.0, None)
+    # Llama-3-8B's, jianghoucheng/AlphaEdit hparams/AlphaEdit/Llama3-8B.json.
+    assert (editing.targets.learning_rate, editing.targets.clamp_factor) == (0.1, 0.75)
+    for layer in editing.layers:
+        values = np.linalg.svd(covariance.matrices[layer.index], compute_uv=False)
+        assert layer.kept == (values < threshold).sum()
+        assert layer.mapped == layer.inputs
+    # The published threshold is for models whose keys are much longer.
+    with pytest.raises(InputError, match=r"layer 1: .* eigenvalues .* lie from"):
+        propose(model, covariance, editor="alphaedit", nullspace_threshold=1e9)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "gpt_neox"])
+def test_published_null_spaces_by_architecture(model_type: str, load_tiny: LoadTiny) -> None:
+    model = load_tiny(model_type)
+    covariance = moments(model)
+    threshold = middle_eigenvalue(covariance.matrices)
+    plan = propose(model, covariance, editor="alphaedit", nullspace_threshold=threshold)
+    assert plan.editing.l2 == {"qwen2": 1.0, "gpt_neox": 10.0}[model_type]
+    memit = propose(model, covariance)
+    assert plan.editing.targets == memit.editing.targets
+
+
+def test_ridge_and_emmet_get_their_ridge(load_tiny: LoadTiny) -> None:
+    model = load_tiny("gpt2")
+    covariance = moments(model)
+    ridge = propose(model, None, editor="ridge").editing
+    assert [layer.shift for layer in ridge.layers] == [0.0, 0.0]
+    assert (ridge.ridge, ridge.covariance, ridge.covariance_weight) == (1.0, None, None)
+    emmet = propose(model, covariance, editor="emmet").editing
+    assert (emmet.ridge, emmet.covariance_weight) == (0.0, 20_000.0)
+    higher = propose(model, None, editor="ridge", shift=2.0)
+    lower = propose(model, None, editor="ridge", shift=0.0)
+    assert higher.bounds.key_energy == pytest.approx(lower.bounds.key_energy * np.exp(-2.0))
+
+
+def test_what_belongs_to_another_editor_is_refused(model: EditableModel) -> None:
+    covariance = moments(model)
+    with pytest.raises(InputError, match="ridge takes no covariance"):
+        propose(model, covariance, editor="ridge")
+    with pytest.raises(InputError, match="emmet needs a covariance"):
+        propose(model, None, editor="emmet")
+    others: list[tuple[EditorName, str]] = [
+        ("memit", "l2"),
+        ("ridge", "covariance_weight"),
+        ("alphaedit", "shift"),
+    ]
+    for editor, name in others:
+        given = None if editor == "ridge" else covariance
+        with pytest.raises(InputError, match=f"{name} has no meaning with editor {editor}"):
+            propose(model, given, editor=editor, **dict[str, Any]({name: 1.0}))
