@@ -18,7 +18,7 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix fault-simulation lie-table crash-test clean
+.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix fault-simulation parity-table lie-table crash-test clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -28,6 +28,7 @@ help:
 	@echo "make protos     regenerate proto/v1 from the .proto files"
 	@echo "make bench      benchmarks, JSON under out/bench"
 	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
+	@echo "make parity-table  every editor's merged update against its centralised closed form"
 	@echo "make lie-table  try every lie of a coordinator or a party, and say what refused it"
 	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
 	@echo "make fault-simulation  LISTS lists of faults from SEED on, report in out/fault-simulation.json"
@@ -92,6 +93,9 @@ fault-simulation: $(VENV)/.dev
 
 dropout-matrix: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.dropout_matrix
+
+parity-table: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.parity_table
 
 lie-table: $(VENV)/.dev
 	$(BIN)/python -m tests.audit.lie_table
