@@ -1,4 +1,4 @@
-"""How well a model holds its edits: CounterFact's measures, free generation, perplexity.
+"""How well a model holds its edits: one pass over all prompts, one outcome per edit.
 
 With NLL(o | p) the mean negative log-likelihood per token of object o after prompt p
 (kmeng01/memit, `experiments/py/eval_utils_counterfact.py`, `experiments/summarize.py`):
@@ -10,23 +10,31 @@ With NLL(o | p) the mean negative log-likelihood per token of object o after pro
 
 Comparing two likelihoods flatters weak edits, so generation accuracy stands beside it: the share of
 edits whose target the model writes itself, greedily, at once ("The Mirage of Model Editing", arXiv
-2502.11177).
+2502.11177). `measures` has the other figures and the intervals, docs/metrics.md all of them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import fmean, harmonic_mean
-from typing import TypeAlias
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import TypeAlias, TypeVar
 
 import torch
 
-from collabedit.party.editing.generation import generated_targets
-from collabedit.party.editing.likelihood import Completion, completion_nlls, perplexity
+from collabedit.party.editing.fluency import fluency
+from collabedit.party.editing.generation import generated_targets, sampled_texts
+from collabedit.party.editing.likelihood import (
+    Completion,
+    CompletionScores,
+    perplexity,
+    score_completions,
+)
+from collabedit.party.editing.measures import EditOutcome, averages
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.tokens import prompt_ids, target_ids
 from collabedit.party.edits import Edit
 
 Progress: TypeAlias = Callable[[int, int], None]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,6 @@ class Metrics:
     Attributes:
         efficacy, paraphrase, neighborhood, score, generation_accuracy: 0 to 100.
         perplexity: of the text given, at least 1; None without one.
-        efficacy_magnitude: mean of P(new) - P(true) on edit prompts, P = exp(-NLL); -1 to 1.
     """
 
     efficacy: float | None
@@ -45,37 +52,10 @@ class Metrics:
     score: float | None
     generation_accuracy: float | None
     perplexity: float | None
-    efficacy_magnitude: float | None = None
 
     def to_dict(self) -> dict[str, float | None]:
         """The row of a report."""
-        return {
-            "efficacy": self.efficacy,
-            "paraphrase": self.paraphrase,
-            "neighborhood": self.neighborhood,
-            "score": self.score,
-            "generation_accuracy": self.generation_accuracy,
-            "perplexity": self.perplexity,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class EditOutcome:
-    """What became of one edit. Holds no text.
-
-    Attributes:
-        case_id: of the edit.
-        efficacy: None without a true object to compare with.
-        paraphrase: one per paraphrase.
-        neighborhood: one per neighbourhood prompt.
-        generated: the model writes the target.
-    """
-
-    case_id: str
-    efficacy: bool | None
-    paraphrase: tuple[bool, ...]
-    neighborhood: tuple[bool, ...]
-    generated: bool
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +67,42 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparison:
-    """Indices of two completions of one prompt; the first should be the likelier."""
+class _Question:
+    """What one prompt is asked.
+
+    Attributes:
+        wanted: index of the completion that should be likely.
+        other: of the one that it is compared with, None if there is none.
+    """
 
     wanted: int
-    other: int
+    other: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What the model says to questions."""
+
+    scores: CompletionScores
+
+    def holds(self, questions: Sequence[_Question]) -> tuple[bool, ...]:
+        nlls = self.scores.nlls
+        return tuple(
+            bool(nlls[question.wanted] < nlls[question.other])
+            for question in questions
+            if question.other is not None
+        )
+
+    def magnitudes(self, questions: Sequence[_Question]) -> tuple[float, ...]:
+        probability = torch.exp(-self.scores.nlls)
+        return tuple(
+            float(probability[question.wanted] - probability[question.other])
+            for question in questions
+            if question.other is not None
+        )
+
+    def tokens_right(self, questions: Sequence[_Question]) -> tuple[float, ...]:
+        return tuple(float(self.scores.tokens_right[question.wanted]) for question in questions)
 
 
 def evaluate(
@@ -101,6 +112,7 @@ def evaluate(
     text: str | None = None,
     window: int = 512,
     max_tokens: int | None = None,
+    with_fluency: bool = False,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -112,87 +124,90 @@ def evaluate(
         text: general text for the perplexity; None leaves it out.
         window: tokens per window of it.
         max_tokens: of it.
+        with_fluency: let the model write 100 tokens from each of the edits' generation prompts;
+            by far the longest part where there are many.
         batch_size: prompts per forward pass.
         progress: called with rows done and rows in all, over prompts.
     """
     completions: list[Completion] = []
 
-    def compare(prompt: str, wanted: str, other: str) -> _Comparison:
+    def ask(prompt: str, wanted: str, other: str | None) -> _Question:
         ids = prompt_ids(model, prompt)
         completions.append(Completion(ids, target_ids(model, wanted)))
+        first = len(completions) - 1
+        if other is None:
+            return _Question(first, None)
         completions.append(Completion(ids, target_ids(model, other)))
-        return _Comparison(len(completions) - 2, len(completions) - 1)
+        return _Question(first, first + 1)
 
-    rewrites: list[_Comparison | None] = []
-    paraphrases: list[list[_Comparison]] = []
-    neighborhoods: list[list[_Comparison]] = []
+    rewrites: list[_Question] = []
+    paraphrases: list[list[_Question]] = []
+    neighborhoods: list[list[_Question]] = []
     for edit in edits:
-        new, true = edit.target_new, edit.target_true
-        rewrites.append(compare(edit.question, new, true) if true else None)
-        paraphrases.append(
-            [compare(prompt, new, true) for prompt in edit.paraphrase_prompts] if true else []
-        )
-        neighborhoods.append([compare(prompt, answer, new) for prompt, answer in edit.neighborhood])
-    nlls = completion_nlls(model, completions, batch_size=batch_size, progress=progress)
+        new, true = edit.target_new, edit.target_true or None
+        rewrites.append(ask(edit.question, new, true))
+        paraphrases.append([ask(prompt, new, true) for prompt in edit.paraphrase_prompts])
+        neighborhoods.append([ask(prompt, answer, new) for prompt, answer in edit.neighborhood])
+    answers = _Answers(
+        score_completions(model, completions, batch_size=batch_size, progress=progress)
+    )
     generated = generated_targets(
         model, [(edit.question, edit.target_new) for edit in edits], batch_size=batch_size
     )
-
-    def holds(comparison: _Comparison) -> bool:
-        return bool(nlls[comparison.wanted] < nlls[comparison.other])
-
+    entropies = (
+        _entropies(model, edits, batch_size=batch_size) if with_fluency else (None,) * len(edits)
+    )
     outcomes = tuple(
         EditOutcome(
             case_id=edit.case_id,
-            efficacy=None if rewrite is None else holds(rewrite),
-            paraphrase=tuple(map(holds, paraphrase)),
-            neighborhood=tuple(map(holds, neighborhood)),
+            efficacy=_only(answers.holds([rewrite])),
+            paraphrase=answers.holds(paraphrase),
+            neighborhood=answers.holds(neighborhood),
             generated=written,
+            magnitude=_only(answers.magnitudes([rewrite])),
+            paraphrase_magnitudes=answers.magnitudes(paraphrase),
+            neighborhood_magnitudes=answers.magnitudes(neighborhood),
+            tokens_right=_only(answers.tokens_right([rewrite])),
+            paraphrase_tokens_right=answers.tokens_right(paraphrase),
+            neighborhood_tokens_right=answers.tokens_right(neighborhood),
+            entropy=entropy,
         )
-        for edit, rewrite, paraphrase, neighborhood, written in zip(
-            edits, rewrites, paraphrases, neighborhoods, generated, strict=True
+        for edit, rewrite, paraphrase, neighborhood, written, entropy in zip(
+            edits, rewrites, paraphrases, neighborhoods, generated, entropies, strict=True
         )
     )
-    magnitudes = [
-        float(torch.exp(-nlls[pair.wanted]) - torch.exp(-nlls[pair.other]))
-        for pair in rewrites
-        if pair is not None
-    ]
-    return Evaluation(
-        metrics=summarise(
-            outcomes,
-            perplexity=None
-            if text is None
-            else perplexity(
-                model, text, window=window, max_tokens=max_tokens, batch_size=batch_size
-            ),
-            efficacy_magnitude=fmean(magnitudes) if magnitudes else None,
-        ),
-        outcomes=outcomes,
+    measured = (
+        None
+        if text is None
+        else perplexity(model, text, window=window, max_tokens=max_tokens, batch_size=batch_size)
+    )
+    return Evaluation(metrics=summarise(outcomes, perplexity=measured), outcomes=outcomes)
+
+
+def _only(values: Sequence[_T]) -> _T | None:
+    return values[0] if values else None
+
+
+def _entropies(
+    model: EditableModel, edits: Sequence[Edit], *, batch_size: int
+) -> tuple[float | None, ...]:
+    """Let the model write, and return each edit's mean fluency."""
+    prompts = [prompt for edit in edits for prompt in edit.generation_prompts]
+    bits = iter([fluency(text) for text in sampled_texts(model, prompts, batch_size=batch_size)])
+    return tuple(
+        fmean([next(bits) for _ in edit.generation_prompts]) if edit.generation_prompts else None
+        for edit in edits
     )
 
 
-def summarise(
-    outcomes: Sequence[EditOutcome],
-    *,
-    perplexity: float | None = None,
-    efficacy_magnitude: float | None = None,
-) -> Metrics:
+def summarise(outcomes: Sequence[EditOutcome], *, perplexity: float | None = None) -> Metrics:
     """Average outcomes, of one party or of several together."""
-    efficacy = _percent([o.efficacy for o in outcomes if o.efficacy is not None])
-    paraphrase = _percent([fmean(o.paraphrase) for o in outcomes if o.paraphrase])
-    neighborhood = _percent([fmean(o.neighborhood) for o in outcomes if o.neighborhood])
-    there = [row for row in (efficacy, paraphrase, neighborhood) if row is not None]
+    found = averages(outcomes)
     return Metrics(
-        efficacy=efficacy,
-        paraphrase=paraphrase,
-        neighborhood=neighborhood,
-        score=float(harmonic_mean(there)) if there else None,
-        generation_accuracy=_percent([o.generated for o in outcomes]),
+        efficacy=found["efficacy"],
+        paraphrase=found["paraphrase"],
+        neighborhood=found["neighborhood"],
+        score=found["score"],
+        generation_accuracy=found["generation_accuracy"],
         perplexity=perplexity,
-        efficacy_magnitude=efficacy_magnitude,
     )
-
-
-def _percent(shares: Sequence[float]) -> float | None:
-    return 100.0 * fmean(shares) if shares else None

@@ -24,6 +24,20 @@ class Completion:
     target: tuple[int, ...] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class CompletionScores:
+    """How a model reads completions.
+
+    Attributes:
+        nlls: mean negative log-likelihood per target token, [completions], float64.
+        tokens_right: share of target tokens that are the likeliest one where they stand, behind
+            the true tokens before them, [completions], float64; 1 exactly if all are.
+    """
+
+    nlls: Tensor
+    tokens_right: Tensor
+
+
 def completion_nlls(
     model: EditableModel,
     completions: Sequence[Completion],
@@ -32,6 +46,21 @@ def completion_nlls(
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Mean negative log-likelihood per target token of each completion: [completions], float64.
+
+    Raises:
+        ModelError: a completion exceeds the model's context.
+    """
+    return score_completions(model, completions, batch_size=batch_size, progress=progress).nlls
+
+
+def score_completions(
+    model: EditableModel,
+    completions: Sequence[Completion],
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> CompletionScores:
+    """Read each completion behind its prompt.
 
     Completions that need the same row run once: mostly the two one-token answers to one prompt.
 
@@ -45,6 +74,8 @@ def completion_nlls(
     if rows and max(map(len, rows)) > model.context_length:
         raise ModelError("a prompt and its completion exceed the model's context")
     nlls = torch.zeros(len(completions), dtype=torch.float64)
+    right = torch.zeros(len(completions), dtype=torch.float64)
+    sizes = torch.tensor([len(each.target) for each in completions], dtype=torch.float64)
     done = 0
     with torch.inference_mode():
         for batch in batches_by_length([len(row) for row in rows], batch_size):
@@ -57,13 +88,14 @@ def completion_nlls(
                 for offset, token in enumerate(completions[reader].target)
             ]
             slots, places, tokens, owners = map(list, zip(*wanted, strict=True))
-            losses = _token_nlls(model, final[slots, places], torch.tensor(tokens))
-            shares = torch.tensor([1.0 / len(completions[owner].target) for owner in owners])
-            nlls.index_add_(0, torch.tensor(owners), losses * shares.double())
+            losses, hits = _read_tokens(model, final[slots, places], torch.tensor(tokens))
+            owner_of = torch.tensor(owners)
+            nlls.index_add_(0, owner_of, losses)
+            right.index_add_(0, owner_of, hits)
             done += len(batch)
             if progress:
                 progress(done, len(rows))
-    return nlls
+    return CompletionScores(nlls / sizes, right / sizes)
 
 
 def perplexity(
@@ -87,19 +119,20 @@ def perplexity(
             batch = windows[start : start + batch_size]
             final = model.forward(batch)[:, known - 1 : -1]
             tokens = batch[:, known:].flatten()
-            total += float(_token_nlls(model, final.flatten(0, 1), tokens).sum())
+            total += float(_read_tokens(model, final.flatten(0, 1), tokens)[0].sum())
             count += tokens.numel()
     return math.exp(total / count) if count else math.nan
 
 
-def _token_nlls(model: EditableModel, final: Tensor, tokens: Tensor) -> Tensor:
-    """NLL of one token per final hidden state: [n, d_model], [n] -> [n], float64, on the CPU."""
-    parts = [
-        torch.nn.functional.cross_entropy(
-            model.logits(final[start : start + _LOGIT_ROWS]),
-            tokens[start : start + _LOGIT_ROWS].to(model.device),
-            reduction="none",
-        )
-        for start in range(0, len(tokens), _LOGIT_ROWS)
-    ]
-    return torch.cat(parts).to("cpu", torch.float64)
+def _read_tokens(model: EditableModel, final: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """NLL of one token per final hidden state, and whether it is the likeliest (1 or 0).
+
+    [n, d_model], [n] -> [n], [n], float64, on the CPU.
+    """
+    losses, hits = [], []
+    for start in range(0, len(tokens), _LOGIT_ROWS):
+        logits = model.logits(final[start : start + _LOGIT_ROWS])
+        wanted = tokens[start : start + _LOGIT_ROWS].to(model.device)
+        losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
+        hits.append(logits.argmax(dim=-1) == wanted)
+    return torch.cat(losses).to("cpu", torch.float64), torch.cat(hits).to("cpu", torch.float64)

@@ -657,13 +657,36 @@ def test_evaluate_prints_json_and_nothing_else(federation: Federation) -> None:
     row = json.loads(out)
     assert set(row) == {
         *("efficacy", "paraphrase", "neighborhood", "score"),
-        *("generation_accuracy", "perplexity"),
+        *("efficacy_magnitude", "paraphrase_magnitude", "neighborhood_magnitude"),
+        *("efficacy_accuracy", "paraphrase_accuracy", "neighborhood_accuracy"),
+        *("generation_accuracy", "fluency", "perplexity"),
+        *("zsre_efficacy", "zsre_paraphrase", "zsre_neighborhood", "zsre_harmonic_mean"),
+        *("ability", "ability_cloze", "ability_arithmetic", "ability_reading"),
+        *("edits", "intervals"),
     }
     assert row["perplexity"] > 1
     assert row["efficacy"] is not None
-    assert 0 <= row["efficacy"] <= 100
+    low, high = row["intervals"]["efficacy"]
+    assert 0 <= low <= row["efficacy"] <= high <= 100
+    assert set(row["intervals"]) == set(row) - {"edits", "intervals"}
+    assert row["fluency"] is row["ability"] is None
     without = run_here("evaluate", "--model", federation.model, "--edits", edits, "--json").ok()
     assert json.loads(without) == {**row, "perplexity": None}
+
+
+def test_evaluate_asks_general_questions_and_lets_the_model_write(federation: Federation) -> None:
+    edits = federation.member("party-1").edits
+    arguments = ("evaluate", "--model", federation.model, "--edits", edits, "--ability")
+    row = json.loads(run_here(*arguments, "--fluency", "--json").ok())
+    assert 0 <= row["ability"] <= 100
+    shares = [row[f"ability_{kind}"] for kind in ("cloze", "arithmetic", "reading")]
+    assert row["ability"] == pytest.approx(sum(shares) / 3)
+    has_prompts = "generation_prompts" in edits.read_text()
+    assert (row["fluency"] is not None) is has_prompts
+    table = run_here(*arguments)
+    table.ok()
+    for measure in ("zsre_harmonic_mean", "ability_reading", "95 % interval"):
+        assert measure in table.err
 
 
 def test_evaluate_names_what_it_cannot_read(federation: Federation, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def wheel(checkout: Path) -> Path:
 
 def carried() -> set[str]:
     """Every file of our packages that the wheel must hold, as names inside it."""
-    patterns = ("*.py", "*.pyi", "*.proto", "py.typed", "facts.json", "heldout.txt")
+    patterns = ("*.py", "*.pyi", "*.proto", "py.typed", "ability.json", "facts.json", "heldout.txt")
     return {
         (Path(folder) / file).relative_to(SOURCE.parent).as_posix()
         for folder, _, files in os.walk(SOURCE, followlinks=True)
@@ -112,7 +112,13 @@ def test_the_wheel_holds_our_files_and_no_others(wheel: Path) -> None:
     metadata = {name for name in names if name.startswith(f"collabedit-{version}.dist-info/")}
     assert names - metadata == carried()
     for name in (
-        *("py.typed", "data/facts.json", "data/heldout.txt", "party/editing/editor.py"),
+        *(
+            "py.typed",
+            "data/ability.json",
+            "data/facts.json",
+            "data/heldout.txt",
+            "party/editing/editor.py",
+        ),
         *("proto/v1/messages.proto", "proto/v1/messages_pb2.py", "proto/v1/messages_pb2.pyi"),
     ):
         assert f"collabedit/{name}" in names

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -5,14 +6,16 @@ import torch
 
 from collabedit.errors import ModelError
 from collabedit.party.editing.corpus import token_windows
-from collabedit.party.editing.evaluate import (
-    EditOutcome,
-    Metrics,
-    evaluate,
-    summarise,
+from collabedit.party.editing.evaluate import Metrics, evaluate, summarise
+from collabedit.party.editing.fluency import fluency
+from collabedit.party.editing.generation import generated_targets, sampled_texts, starts_with
+from collabedit.party.editing.likelihood import (
+    Completion,
+    completion_nlls,
+    perplexity,
+    score_completions,
 )
-from collabedit.party.editing.generation import generated_targets, starts_with
-from collabedit.party.editing.likelihood import Completion, completion_nlls, perplexity
+from collabedit.party.editing.measures import EditOutcome
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.tokens import prompt_ids, target_ids
 from collabedit.party.edits import Edit
@@ -72,14 +75,81 @@ def test_metrics_equal_their_definition(model: EditableModel, edits: Edits) -> N
         else:
             assert measured.efficacy == less(edit.question, new, true)
             assert measured.paraphrase == tuple(less(p, new, true) for p in edit.paraphrase_prompts)
-    probabilities = [
-        math.exp(-naive_nll(model, edit.question, edit.target_new))
-        - math.exp(-naive_nll(model, edit.question, edit.target_true))
-        for edit in edits
-        if edit.target_true
-    ]
-    assert evaluation.metrics.efficacy_magnitude == pytest.approx(sum(probabilities) / 2, rel=1e-5)
     assert evaluation.metrics.perplexity == perplexity(model, TEXT, window=32, batch_size=3)
+
+
+def naive_tokens_right(model: EditableModel, prompt: str, target: str) -> float:
+    """Teacher-forced one token at a time, each in a pass of its own."""
+    front, back = prompt_ids(model, prompt), target_ids(model, target)
+    hits = 0
+    for count, token in enumerate(back):
+        with torch.no_grad():
+            logits = model.hf(torch.tensor([[*front, *back[:count]]])).logits[0, -1]
+        hits += int(logits.argmax()) == token
+    return hits / len(back)
+
+
+def test_magnitudes_and_token_accuracies_equal_their_definition(
+    model: EditableModel, edits: Edits
+) -> None:
+    def difference(prompt: str, wanted: str, other: str) -> float:
+        return math.exp(-naive_nll(model, prompt, wanted)) - math.exp(
+            -naive_nll(model, prompt, other)
+        )
+
+    for edit, measured in zip(edits, evaluate(model, edits).outcomes, strict=True):
+        new, true = edit.target_new, edit.target_true
+        assert measured.tokens_right == naive_tokens_right(model, edit.question, new)
+        assert measured.paraphrase_tokens_right == tuple(
+            naive_tokens_right(model, prompt, new) for prompt in edit.paraphrase_prompts
+        )
+        assert measured.neighborhood_tokens_right == tuple(
+            naive_tokens_right(model, prompt, answer) for prompt, answer in edit.neighborhood
+        )
+        assert measured.neighborhood_magnitudes == pytest.approx(
+            tuple(difference(prompt, answer, new) for prompt, answer in edit.neighborhood), rel=1e-5
+        )
+        if true is None:
+            assert measured.magnitude is None
+        else:
+            assert measured.magnitude == pytest.approx(
+                difference(edit.question, new, true), rel=1e-5
+            )
+            assert measured.paraphrase_magnitudes == pytest.approx(
+                tuple(difference(prompt, new, true) for prompt in edit.paraphrase_prompts), rel=1e-5
+            )
+
+
+def _greedy(model: EditableModel, prompt: str, count: int) -> list[int]:
+    ids = list(prompt_ids(model, prompt))
+    for _ in range(count):
+        with torch.no_grad():
+            ids.append(int(model.hf(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[-count:]
+
+
+def test_tokens_right_are_teacher_forced(model: EditableModel) -> None:
+    prompt = prompt_ids(model, "The capital of France is")
+    first, second = _greedy(model, "The capital of France is", 2)
+    wrong = (first + 1) % 290
+    completions = [
+        Completion(prompt, (first, second)),
+        Completion(prompt, (first, (second + 1) % 290)),
+        Completion(prompt, (wrong,)),
+    ]
+    assert score_completions(model, completions).tokens_right.tolist() == [1.0, 0.5, 0.0]
+
+
+def test_fluency_is_that_of_texts_from_the_generation_prompts(
+    model: EditableModel, edits: Edits
+) -> None:
+    prompts = ("Ann plays", "Zed")
+    some = (edits[1], dataclasses.replace(edits[0], generation_prompts=prompts))
+    silent, speaking = evaluate(model, some, with_fluency=True).outcomes
+    assert silent.entropy is None
+    texts = sampled_texts(model, prompts)
+    assert speaking.entropy == pytest.approx((fluency(texts[0]) + fluency(texts[1])) / 2)
+    assert evaluate(model, some).outcomes[1].entropy is None
 
 
 def outcome(
