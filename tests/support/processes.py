@@ -268,6 +268,10 @@ def build_federation(
     statistics: str = "sketch",
     tile_bytes: int = 4096,
     command: Command = run_command,
+    editor: Callable[[Federation], Sequence[object]] = lambda federation: (
+        *("--covariance", federation.covariance),
+        *("--covariance-weight", 20),
+    ),
 ) -> Federation:
     """Make everything that a federation needs by the commands that a user would type.
 
@@ -280,6 +284,7 @@ def build_federation(
         statistics: `sketch` or `dense`.
         tile_bytes: of an upload frame.
         command: `run_command` or `run_here`.
+        editor: options of `plan new` about the editor, given what is on disk by then.
     """
     names = tuple(f"party-{number}" for number in range(1, parties + 1))
     federation = Federation(directory, names)
@@ -311,9 +316,9 @@ def build_federation(
     ]
     command(
         *("plan", "new", "--out", federation.plan_file, "--name", "processes"),
-        *("--model", federation.model, "--covariance", federation.covariance, "--dtype", dtype),
+        *("--model", federation.model, "--dtype", dtype),
         *("--aggregator", f"{AGGREGATOR_NAME}:{public[AGGREGATOR_NAME]}", *members),
-        *("--covariance-weight", 20, "--statistics", statistics),
+        *("--statistics", statistics, *editor(federation)),
     ).ok()
     edit_plan(federation.plan_file, timing=TIMING, aggregation={"tile_bytes": tile_bytes})
     return federation
