@@ -172,7 +172,8 @@ class Coordinator:
 
     def _keep(self, change: s.Event | m.Packet) -> None:
         """Write an input down; whatever it causes comes after."""
-        self._journal.append(*inputs.pack(change))
+        what = inputs.describe(change, task=self._task, round_name=self.round_name)
+        self._journal.append(*inputs.pack(change), what=what)
 
     @property
     def state(self) -> s.State:

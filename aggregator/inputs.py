@@ -5,14 +5,26 @@ import struct
 from collabedit.aggregator.journal import Input, InputKind
 from collabedit.aggregator.states import Event, Merged, MergeRefused, RoundClosed
 from collabedit.errors import AbortReason, MalformedMessageError
+from collabedit.ids import TaskIndex
 from collabedit.proto.codec import decode_packet, encode_packet
-from collabedit.proto.messages import Packet
+from collabedit.proto.messages import KINDS, Packet
 
 _MERGED = struct.Struct(">32sQ32s")
 """Update digest, bytes of the update, sum digest."""
 
 _REFUSED = struct.Struct(">I")
 """Abort reason; then the detail in UTF-8."""
+
+
+_NAMES = {kind: message.__name__ for message, kind in KINDS.items()}
+
+
+def describe(change: Event | Packet, *, task: TaskIndex, round_name: str) -> str:
+    """Return one line for people: who sent what, or what the driver did."""
+    if isinstance(change, Packet):
+        envelope = change.envelope
+        return f"{_NAMES[envelope.kind]} of party {envelope.sender} in task {task}, {round_name}"
+    return f"{type(change).__name__} in task {task}, {round_name}"
 
 
 def pack(change: Event | Packet) -> tuple[InputKind, bytes]:

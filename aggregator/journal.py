@@ -44,6 +44,7 @@ CREATE TABLE inputs (
   number INTEGER NOT NULL,
   at_ms INTEGER NOT NULL,
   kind INTEGER NOT NULL,
+  what TEXT NOT NULL,
   data BLOB,
   digest BLOB NOT NULL,
   link BLOB NOT NULL,
@@ -74,11 +75,15 @@ class InputKind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input. `data` is None once erased; `digest` is SHA-256 of what it was."""
+    """One input. `data` is None once erased; `digest` is SHA-256 of what it was.
+
+    `what` is one line for people, who sent what; nothing is decided by it.
+    """
 
     number: int
     at_ms: int
     kind: InputKind
+    what: str
     data: bytes | None = field(repr=False)
     digest: bytes
 
@@ -204,8 +209,13 @@ class Journal:
         self._count = 0
         self._link = _first_link(self._session)
 
-    def append(self, kind: InputKind, data: bytes = b"") -> None:
+    def append(self, kind: InputKind, data: bytes = b"", *, what: str = "") -> None:
         """Write one input of the current session; it is on the disk when this returns.
+
+        Args:
+            kind: of the input.
+            data: what a replay needs, erased at the end.
+            what: one line for people, kept.
 
         Raises:
             StorageError: the disk refuses; nothing is written.
@@ -213,10 +223,12 @@ class Journal:
         session = self._open_session()
         with self._transaction() as database:
             at_ms, digest = _now(), hashlib.sha256(data).digest()
-            link = _next_link(self._link, self._count, at_ms, kind, digest)
+            link = _next_link(
+                self._link, self._count, at_ms=at_ms, kind=kind, what=what, digest=digest
+            )
             database.execute(
-                "INSERT INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (session.number, self._count, at_ms, kind, data, digest, link),
+                "INSERT INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (session.number, self._count, at_ms, kind, what, data, digest, link),
             )
         self._count += 1
         self._link = link
@@ -226,12 +238,12 @@ class Journal:
         number = (session or self._open_session()).number
         with self._transaction() as database:
             rows = database.execute(
-                "SELECT number, at_ms, kind, data, digest FROM inputs WHERE session = ? "
+                "SELECT number, at_ms, kind, what, data, digest FROM inputs WHERE session = ? "
                 "ORDER BY number",
                 (number,),
             ).fetchall()
         for row in rows:
-            yield Input(row[0], row[1], InputKind(row[2]), row[3], row[4])
+            yield Input(row[0], row[1], InputKind(row[2]), row[3], row[4], row[5])
 
     def check(self, session: StoredSession) -> int:
         """Check the links of a session and return the number of its inputs.
@@ -248,12 +260,12 @@ class Journal:
     def _walk(self, session: StoredSession) -> tuple[int, bytes]:
         link = _first_link(session)
         count = 0
-        for number, at_ms, kind, data, digest, stored in self._database.execute(
-            "SELECT number, at_ms, kind, data, digest, link FROM inputs WHERE session = ? "
+        for number, at_ms, kind, what, data, digest, stored in self._database.execute(
+            "SELECT number, at_ms, kind, what, data, digest, link FROM inputs WHERE session = ? "
             "ORDER BY number",
             (session.number,),
         ):
-            link = _next_link(link, count, at_ms, kind, digest)
+            link = _next_link(link, count, at_ms=at_ms, kind=kind, what=what, digest=digest)
             damaged = data is not None and hashlib.sha256(data).digest() != digest
             if number != count or stored != link or damaged:
                 raise JournalError(
@@ -375,5 +387,7 @@ def _first_link(session: StoredSession) -> bytes:
     return transcript_hash("journal", session.plan_digest, session.session_id)
 
 
-def _next_link(link: bytes, number: int, at_ms: int, kind: int, digest: bytes) -> bytes:
-    return transcript_hash("journal", link, number, max(at_ms, 0), kind, digest)
+def _next_link(
+    link: bytes, number: int, *, at_ms: int, kind: int, what: str, digest: bytes
+) -> bytes:
+    return transcript_hash("journal", link, number, max(at_ms, 0), kind, what, digest)

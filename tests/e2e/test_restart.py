@@ -81,6 +81,9 @@ def test_the_log_of_a_session_that_is_over_can_still_be_checked(tmp_path: Path) 
     header, *rows = [json.loads(line) for line in listed.stdout.splitlines()]
     assert (header["outcome"], header["inputs"], len(rows)) == ("finished", inputs, inputs)
     assert {row["kind"] for row in rows} == {"packet", "merged"}
+    assert rows[0]["what"] == "Advertise of party 1 in task 0, r0-advertise"
+    (merged,) = (row["what"] for row in rows if row["kind"] == "merged")
+    assert merged == "Merged in task 0, r5-open"
     with sqlite3.connect(path) as database:
         database.execute("DELETE FROM inputs WHERE number = 4")
     database.close()

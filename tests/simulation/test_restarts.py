@@ -43,11 +43,11 @@ class MortalJournal(QuickJournal):
         self.at = at
         self.before = before
 
-    def append(self, kind: InputKind, data: bytes = b"") -> None:
+    def append(self, kind: InputKind, data: bytes = b"", *, what: str = "") -> None:
         self.at -= 1
         if self.at == -1 and self.before:
             raise Crash
-        super().append(kind, data)
+        super().append(kind, data, what=what)
         if self.at == -1:
             raise Crash
 

@@ -161,6 +161,7 @@ def log(
                 "input": entry.number,
                 "at": datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(),
                 "kind": entry.kind.name.lower(),
+                "what": entry.what,
                 "sha256": entry.digest.hex(),
             }
             typer.echo(json.dumps(row))

@@ -64,6 +64,7 @@ def test_what_is_written_survives_without_a_close(path: Path) -> None:
         "UPDATE inputs SET data = x'00' WHERE number = 3",
         "UPDATE inputs SET data = x'00', digest = x'00' WHERE number = 3",
         "UPDATE inputs SET kind = 2 WHERE number = 0",
+        "UPDATE inputs SET what = 'Confirm of party 2' WHERE number = 0",
         "UPDATE inputs SET at_ms = at_ms + 1 WHERE number = 1",
         "UPDATE inputs SET number = 9 WHERE number = 4",
     ],
