@@ -427,6 +427,18 @@ def test_a_place_that_cannot_be_written_is_named_before_any_work(
     assert not (work / "targets.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("editor", "said"), [("ridge", "ridge has not"), ("rome", "must be one of memit")]
+)
+def test_the_demo_refuses_an_editor_that_it_cannot_run(
+    editor: str, said: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    outcome = run_here("demo", "--editor", editor, "--out", out)
+    assert_refused(outcome, INPUT, f"--editor {editor}", said)
+    assert not out.exists()
+
+
 def test_leftovers_that_do_not_fit_are_refused_by_name(
     federation: Federation, silent_port: int, tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from collabedit.cli.console import progress_bar, terminal
+from collabedit.cli.plan import parse_editor
+from collabedit.errors import InputError
 
 
 def run(
@@ -21,6 +23,7 @@ def run(
     model: Annotated[
         Path | None, typer.Option(help="Use this model directory instead of the pinned one.")
     ] = None,
+    editor: Annotated[str, typer.Option(help="memit, alphaedit or emmet.")] = "memit",
 ) -> None:
     """Edit a real model together over gRPC with mutual TLS, and compare with every alternative.
 
@@ -28,5 +31,8 @@ def run(
     """
     from collabedit.demo.run import Settings, run_demo
 
-    settings = Settings(out=out, cache=cache, edits=edits, model=model)
+    chosen = parse_editor(editor)
+    if chosen == "ridge":
+        raise InputError("--editor ridge: the demo edits with a covariance, which ridge has not")
+    settings = Settings(out=out, cache=cache, edits=edits, model=model, editor=chosen)
     run_demo(settings, terminal=terminal, stage=progress_bar)

@@ -18,7 +18,7 @@ from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.proposal import propose_plan
 from collabedit.party.edits import Edit, load_edits
-from collabedit.plan import Coordinator, Party, Plan, Timing
+from collabedit.plan import Coordinator, EditorName, Party, Plan, Timing
 
 PARTIES = ("alder-hospital", "birch-library", "cedar-archive")
 AGGREGATOR_NAME = "aggregator"
@@ -125,6 +125,7 @@ def build_federation(
     model_name: str,
     layers: Sequence[int],
     edits: int,
+    editor: EditorName = "memit",
 ) -> DemoFederation:
     """Write a fresh federation: new keys each time, the facts dealt out in turn.
 
@@ -135,6 +136,7 @@ def build_federation(
         model_name: for the plan.
         layers: to edit.
         edits: how many facts of the project's file, at least one for each party.
+        editor: of the plan; not `ridge`, which has no covariance.
     """
     directory.mkdir(parents=True)
     authority = create_authority("throw-away demo authority")
@@ -157,7 +159,8 @@ def build_federation(
         aggregator=Coordinator(name=AGGREGATOR_NAME, identity=_public(aggregator)),
         layers=layers,
         randomness=SystemRandomness(),
-        covariance_weight=COVARIANCE_WEIGHT,
+        editor=editor,
+        covariance_weight=None if editor == "alphaedit" else COVARIANCE_WEIGHT,
         target_steps=TARGET_STEPS,
         timing=Timing(join=600, compute=600, round=120, upload=120, liveness=60),
     )

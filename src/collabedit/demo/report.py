@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from collabedit.plan import EditorName
+
 MAXIMUM_FIRST_LAYER_ERROR = 1e-8
 MAXIMUM_LAYER_ERROR = 1e-5
 MINIMUM_EFFICACY = 95.0
@@ -75,6 +77,7 @@ class DemoReport(_Part):
     version: str = Field(description="of collabedit")
     plan_digest: str
     model: str
+    editor: str = Field(description="of the plan")
     edits: int
     parties: list[str]
     covariance_source: str
@@ -87,8 +90,14 @@ class DemoReport(_Part):
     passed: bool
 
 
-def acceptance(layers: list[LayerParity], methods: Methods) -> list[Check]:
-    """Evaluate the bounds that the demo promises."""
+def acceptance(
+    layers: list[LayerParity], methods: Methods, *, editor: EditorName = "memit"
+) -> list[Check]:
+    """Evaluate the bounds that the demo promises.
+
+    Parity holds for every editor. How well it edits is promised for MEMIT only, whose parameters
+    were chosen for the demo's model; the others run with those published for larger ones.
+    """
     after, before = methods.collabedit, methods.unedited
     checks = [
         _at_most(
@@ -101,6 +110,10 @@ def acceptance(layers: list[LayerParity], methods: Methods) -> list[Check]:
             _worst(layer.relative_error_vs_centralised for layer in layers),
             MAXIMUM_LAYER_ERROR,
         ),
+    ]
+    if editor != "memit":
+        return checks
+    checks += [
         _at_least("efficacy", after.efficacy or 0.0, MINIMUM_EFFICACY),
         _at_least("paraphrase", after.paraphrase or 0.0, MINIMUM_PARAPHRASE),
         _at_most(
@@ -170,6 +183,7 @@ def write_markdown(report: DemoReport, path: Path) -> None:
         "# CollabEdit demo",
         "",
         f"{report.edits} facts of {len(report.parties)} parties, model {report.model}.",
+        f"Editor {report.editor}.",
         f"Covariance from {report.covariance_source}.",
         "",
         "| method | " + " | ".join(label for label, _ in MEASURES) + " |",

@@ -39,7 +39,7 @@ from collabedit.party.editing.gathering import SELF_SAMPLES, gather_covariance
 from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.targets import load_targets, settings_digest
 from collabedit.party.edits import edits_digest
-from collabedit.plan import format_digest
+from collabedit.plan import EditorName, format_digest
 
 Stage: TypeAlias = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -57,6 +57,7 @@ class Settings:
     cache: Path
     edits: int
     model: Path | None = None
+    editor: EditorName = "memit"
 
 
 @dataclass(slots=True)
@@ -92,6 +93,7 @@ def run_demo(settings: Settings, *, terminal: Console, stage: Stage) -> DemoRepo
         model_name=directory.name,
         layers=LAYERS,
         edits=settings.edits,
+        editor=settings.editor,
     )
     terminal.print(
         f"plan [bold]{federation.plan.name}[/], {format_digest(federation.plan.digest)}: "
@@ -278,11 +280,13 @@ def _report(
         8 * (layer.mapped * (layer.mapped + 1) // 2 + layer.outputs * layer.mapped)
         for layer in federation.plan.editing.layers
     )
-    checks = acceptance(list(layers), methods)
+    editor = federation.plan.editing.editor
+    checks = acceptance(list(layers), methods, editor=editor)
     return DemoReport(
         version=__version__,
         plan_digest=format_digest(federation.plan.digest),
         model=federation.plan.model.name,
+        editor=editor,
         edits=len(federation.all_edits),
         parties=[party.name for party in federation.parties],
         covariance_source=f"{covariance.provenance['source']}, {covariance.tokens} tokens",
@@ -308,7 +312,7 @@ def _print(report: DemoReport, terminal: Console, out: Path) -> None:
         for name, row in labelled_methods(report)
     ]
     # Two narrow tables: together they would not fit a terminal of 80 columns.
-    table = _table(f"{report.edits} facts of {len(report.parties)} parties")
+    table = _table(f"{report.edits} facts of {len(report.parties)} parties, editor {report.editor}")
     for label, _ in MEASURES:
         table.add_column(label.replace(" ", "\n").replace("perplexity", "perpl."), justify="right")
     for name, row in rows:
