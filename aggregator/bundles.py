@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from collabedit.durable import sync
 from collabedit.errors import StorageError, UnexpectedMessageError
 from collabedit.ids import TaskIndex
 
@@ -50,11 +51,7 @@ class Bundles:
                     os.fsync(stream.fileno())
             partial.replace(path)
             if self._is_durable:
-                descriptor = os.open(self._directory, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                sync(self._directory)
         except OSError as error:
             raise StorageError(
                 f"cannot store an update under {self._directory}: {error.strerror}"

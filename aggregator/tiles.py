@@ -21,6 +21,7 @@ import numpy as np
 from collabedit.aggregator.journal import Journal
 from collabedit.crypto.masking import SignedMask, unmask_tile
 from collabedit.crypto.ring import Ring, RingArray, add_into, to_bytes
+from collabedit.durable import sync
 from collabedit.errors import (
     AbortReason,
     MalformedMessageError,
@@ -178,11 +179,7 @@ class TileStore:
         paths = [upload.path] if upload.settled else [upload.path, self._directory]
         try:
             for path in paths:
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                sync(path)
         except OSError as error:
             raise StorageError(
                 f"cannot store a tile under {self._directory}: {error.strerror}"

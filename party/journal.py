@@ -29,6 +29,7 @@ from collabedit.crypto.kdf import SECRET_BYTES
 from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import read_private, write_private
+from collabedit.durable import sync
 from collabedit.errors import JournalError, KeyFileError
 from collabedit.exchange import TileLayout
 from collabedit.ids import PartyId, TaskIndex
@@ -48,7 +49,6 @@ from collabedit.party.records import (
     RecordFile,
     StorageKey,
     read_sealed,
-    sync_directory,
     unwritable,
     write_sealed,
 )
@@ -283,7 +283,7 @@ class PartyJournal:
                 file.append(encode_entry(entry))
             file.sync()
             fresh.replace(path)
-            sync_directory(self._folder)
+            sync(self._folder)
         except OSError as error:
             file.close()
             raise unwritable(path, error) from error
@@ -309,7 +309,7 @@ class PartyJournal:
         try:
             removed = [name for name in names if _unlink(self._folder / name)]
             if removed:
-                sync_directory(self._folder)
+                sync(self._folder)
         except OSError as error:
             raise unwritable(self._folder, error) from error
 
@@ -334,7 +334,7 @@ def _take_lock(folder: Path) -> int:
     try:
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
-            sync_directory(folder.parent)
+            sync(folder.parent)
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -354,7 +354,7 @@ def _find_key(path: Path, randomness: Randomness) -> bytes:
     if not path.exists():
         write_private(path, randomness.random_bytes(SECRET_BYTES))
         with contextlib.suppress(OSError):
-            sync_directory(path.parent)
+            sync(path.parent)
     return _read_key(path)
 
 

@@ -10,13 +10,13 @@ The file is private: it holds digests of edits, which could be guessed from cand
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from collabedit.crypto.kdf import transcript_hash
-from collabedit.errors import InputError, JournalError, StorageError
+from collabedit.durable import append_line
+from collabedit.errors import InputError, JournalError
 from collabedit.ids import TaskIndex
 from collabedit.party.edits import Edit, edits_digest
 
@@ -99,14 +99,7 @@ class Ledger:
                 "Nothing is opened a second time; give the session up with --abandon"
             )
         line = json.dumps({"edits": self._edits, "session": session_id.hex(), "task": task})
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(descriptor, "a", encoding="ascii") as stream:
-                stream.write(line + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written: {error.strerror}") from error
+        append_line(self._path, line)
 
     def _read(self) -> list[Opening]:
         try:

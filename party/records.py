@@ -19,6 +19,7 @@ from typing import BinaryIO, Final
 from collabedit.crypto.kdf import SECRET_BYTES
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.storage import CHECK_BYTES, OVERHEAD_BYTES, FileKey, record_digest
+from collabedit.durable import sync, write_all
 from collabedit.errors import InvalidSealError, JournalError, StorageError
 
 MAGIC: Final = b"CEJ1"
@@ -57,30 +58,6 @@ class StorageKey:
                 "--journal-key, or give the session up with --abandon"
             )
         return key
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the entries of a directory durable.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def unwritable(path: Path, error: OSError) -> StorageError:
@@ -262,7 +239,7 @@ def write_sealed(path: Path, storage: StorageKey, chunks: Iterable[bytes]) -> No
             file.append(chunk)
         file.append(b"")
         file.sync()
-        sync_directory(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:

@@ -6,10 +6,10 @@ must take it for a liar (SPEC 11.2(c)): an aggregator that uses an id again coul
 session is written down before anything is signed in it.
 """
 
-import os
 import re
 from pathlib import Path
 
+from collabedit.durable import append_line
 from collabedit.errors import InputError, ProtocolError
 
 _LINE = re.compile(r"[0-9a-f]{64}\n")
@@ -33,7 +33,8 @@ class EnteredSessions:
 
         Raises:
             ProtocolError: it was entered before.
-            InputError: the file is damaged, or the disk refuses; the caller must not go on.
+            InputError: the file is damaged.
+            StorageError: the disk refuses; the caller must not go on.
         """
         line = session_id.hex()
         if line in self._read():
@@ -42,14 +43,7 @@ class EnteredSessions:
                 "are gone: to sign anew in it would look like a lie. Take part in the next one; "
                 "if this should be a new one, the aggregator uses its id again"
             )
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(descriptor, "a", encoding="ascii") as stream:
-                stream.write(line + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot be written: {error.strerror}") from error
+        append_line(self._path, line)
 
     def _read(self) -> set[str]:
         try:

@@ -7,9 +7,10 @@ import pytest
 
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.rng import SystemRandomness
-from collabedit.errors import InputError, ProtocolError
+from collabedit.errors import InputError, ProtocolError, StorageError
 from collabedit.ids import AGGREGATOR, PartyId
-from collabedit.party.session import Member, run_session
+from collabedit.party.member import Member
+from collabedit.party.session import run_session
 from collabedit.party.sessions import EnteredSessions
 from collabedit.proto import messages as m
 from tests.support.federations import build_federation
@@ -44,7 +45,7 @@ def test_a_damaged_list_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_list_that_cannot_be_written_stops_the_party(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         EnteredSessions(tmp_path / "gone" / "sessions.txt").enter(FIRST)
 
 

@@ -1,0 +1,71 @@
+"""A line is there, whole and for good, or the file is as it was."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from collabedit.durable import append_line, sync
+from collabedit.errors import StorageError
+
+
+def test_lines_are_added_to_a_file_of_the_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    append_line(path, "one")
+    append_line(path, "two")
+    assert path.read_text() == "one\ntwo\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("written", [0, 2])
+def test_a_disk_that_takes_half_a_line_keeps_none_of_it(
+    written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines"
+    append_line(path, "one")
+    real, room = os.write, [written]
+
+    def fill(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        room[0] -= 1
+        return real(file, data[:1])
+
+    monkeypatch.setattr("os.write", fill)
+    with pytest.raises(StorageError, match="No space left"):
+        append_line(path, "two")
+    monkeypatch.undo()
+    assert path.read_text() == "one\n"
+    append_line(path, "three")
+    assert path.read_text() == "one\nthree\n"
+
+
+def test_a_disk_that_does_not_sync_keeps_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines"
+    append_line(path, "one")
+
+    def refuse(_file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(StorageError, match="Input/output error"):
+        append_line(path, "two")
+    monkeypatch.undo()
+    assert path.read_text() == "one\n"
+
+
+def test_the_first_line_makes_the_name_durable_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("collabedit.durable.sync", synced.append)
+    append_line(tmp_path / "lines", "one")
+    append_line(tmp_path / "lines", "two")
+    assert synced == [tmp_path]
+
+
+def test_what_is_not_there_cannot_be_synced(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        sync(tmp_path / "gone")
