@@ -41,7 +41,8 @@ from collabedit.crypto.signing import SigningKey
 from collabedit.errors import CollabEditError
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.client import ClientTls, GrpcChannel
-from collabedit.party.session import Member, run_session
+from collabedit.party.member import Member
+from collabedit.party.session import run_session
 from collabedit.plan import Layer, load_plan
 from collabedit.proto import messages as m
 from collabedit.proto.codec import encode_collect_request

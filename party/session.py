@@ -54,16 +54,6 @@ from collabedit.proto.envelope import (
 from collabedit.proto.evidence import EvidenceSink
 from collabedit.sketch import Matrix
 
-__all__ = [
-    "Editor",
-    "Member",
-    "Observer",
-    "OpeningRecord",
-    "SessionReport",
-    "TaskReport",
-    "run_session",
-]
-
 _POLL_SECONDS = 1.0
 
 
@@ -104,9 +94,15 @@ def run_session(
             journal the session can be resumed: no farewell was said.
         ProtocolError: see `Channel`.
     """
-    session = _Session(member, channel, ledger, journal, observer)
-    session.witness = Witness(member.plan, evidence)
-    session.enter = enter
+    session = _Session(
+        member,
+        channel,
+        ledger=ledger,
+        enter=enter,
+        witness=Witness(member.plan, evidence),
+        journal=journal,
+        observer=observer,
+    )
     try:
         reports = session.run(editor)
     except BaseException as error:
@@ -125,7 +121,10 @@ class _Session:
         self,
         member: Member,
         channel: Channel,
+        *,
         ledger: OpeningRecord | None,
+        enter: Callable[[bytes], None] | None,
+        witness: Witness,
         journal: PartyJournal | None,
         observer: Observer,
     ) -> None:
@@ -133,6 +132,8 @@ class _Session:
         self._plan = member.plan
         self._channel = channel
         self._ledger = ledger
+        self._enter_once = enter
+        self._witness = witness
         self._journal = journal
         self._log = InputLog(journal)
         self._observer = observer
@@ -144,8 +145,6 @@ class _Session:
         self._context: m.Context | None = None
         self._refused = False
         self.session_id = b""
-        self.witness = Witness(member.plan)
-        self.enter: Callable[[bytes], None] | None = None
 
     def run(self, editor: Editor) -> tuple[TaskReport, ...]:
         tasks = len(self._plan.tasks)
@@ -230,8 +229,8 @@ class _Session:
 
     def _note(self, context: m.Context) -> None:
         """Write the session down; from here on something may be signed in it."""
-        if self.enter is not None:
-            self.enter(self.session_id)
+        if self._enter_once is not None:
+            self._enter_once(self.session_id)
         self._context = context
 
     def _reapply(self, editor: Editor) -> list[TaskReport]:
@@ -297,7 +296,7 @@ class _Session:
     def _replay(self) -> Replayed | None:
         if self._journal is None or self._context is None:
             return None
-        replayed = replay_task(self._journal, self._setup(), self.witness.receive)
+        replayed = replay_task(self._journal, self._setup(), self._witness.receive)
         if replayed is not None:
             state = type(replayed.step.state).__name__
             self._observe_resumed(self._context.task, state)
@@ -385,7 +384,7 @@ class _Session:
         packet = self._next_packet()
         self._cursor += 1
         try:
-            step = self.witness.receive(state, packet)
+            step = self._witness.receive(state, packet)
         except UnexpectedMessageError:
             # A repeated or late packet; the state stays as it is.
             self._observer("ignored", {"kind": packet.envelope.kind})

@@ -10,7 +10,8 @@ from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.demo.methods import relative_errors
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId
-from collabedit.party.session import Member, run_session
+from collabedit.party.member import Member
+from collabedit.party.session import run_session
 from collabedit.plan import EditorName
 from tests.support.editors import EDITORS, TinyFederation, tiny_federation
 from tests.support.loopback import LoopbackChannel, driven

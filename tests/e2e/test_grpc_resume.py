@@ -21,7 +21,8 @@ from collabedit.party import client
 from collabedit.party.channel import Frames
 from collabedit.party.client import GrpcChannel
 from collabedit.party.journal import PartyJournal
-from collabedit.party.session import Member, SessionReport, run_session
+from collabedit.party.member import Member, SessionReport
+from collabedit.party.session import run_session
 from collabedit.proto.messages import Packet
 from tests.e2e.test_grpc_session import with_timing
 from tests.support.crashes import CrashError

@@ -14,7 +14,8 @@ from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError
 from collabedit.ids import PartyId
 from collabedit.party.client import ClientTls, GrpcChannel
-from collabedit.party.session import Member, run_session
+from collabedit.party.member import Member
+from collabedit.party.session import run_session
 from tests.network.session import read_federation
 from tests.support.networks import MatrixEditor
 

@@ -34,7 +34,8 @@ from collabedit.party import task as task_module
 from collabedit.party.edits import Edit
 from collabedit.party.journal import PartyJournal
 from collabedit.party.ledger import Ledger
-from collabedit.party.session import Member, SessionReport, run_session
+from collabedit.party.member import Member, SessionReport
+from collabedit.party.session import run_session
 from collabedit.party.sessions import EnteredSessions
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body

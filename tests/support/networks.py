@@ -11,7 +11,8 @@ from collabedit.crypto.certificates import Authority, create_authority, issue_ce
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.client import ClientTls, GrpcChannel
-from collabedit.party.session import Member, SessionReport, run_session
+from collabedit.party.member import Member, SessionReport
+from collabedit.party.session import run_session
 from collabedit.plan import Layer
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.federations import TestFederation

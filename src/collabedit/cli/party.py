@@ -35,7 +35,8 @@ from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
 from collabedit.party.edits import Edit, edits_digest, load_edits
 from collabedit.party.journal import ABANDON_OPTION, KEY_OPTION, PartyJournal
 from collabedit.party.ledger import ACCEPT_OPTION, Ledger
-from collabedit.party.session import Member, Observer, SessionReport, run_session
+from collabedit.party.member import Member, Observer, SessionReport
+from collabedit.party.session import run_session
 from collabedit.party.sessions import EnteredSessions
 from collabedit.plan import Plan, format_digest, load_plan
 from collabedit.proto.evidence_file import EvidenceFolder

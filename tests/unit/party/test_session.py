@@ -26,7 +26,8 @@ from collabedit.errors import (
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party import session as session_module
 from collabedit.party.channel import Frames
-from collabedit.party.session import Member, OpeningRecord, SessionReport, run_session
+from collabedit.party.member import Member, OpeningRecord, SessionReport
+from collabedit.party.session import run_session
 from collabedit.plan import Plan, Timing
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body

@@ -12,7 +12,8 @@ from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import AbortReason, SessionAbortedError
 from collabedit.ids import AGGREGATOR, PartyId
-from collabedit.party.session import Member, run_session
+from collabedit.party.member import Member
+from collabedit.party.session import run_session
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body
 from collabedit.proto.envelope import sign_message
