@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.federations import build_federation
 from tests.support.standins import Process, StandIns, StandInSession, lay_out
 
 SESSION_SECONDS = 180.0
@@ -90,7 +91,8 @@ def run_campaign(
     dice = random.Random(seed)  # noqa: S311  chooses moments, not keys
     started = time.monotonic()
     result = Result(role)
-    stands = lay_out(directory / "federation", parties=3, layers=2, tile_bytes=1024)
+    federation = build_federation(3, layers=2, tile_bytes=1024)
+    stands = lay_out(directory / "federation", federation)
     length, faults = measure_calm(stands, directory / "calm", role)
     result.failures += [f"calm session: {fault}" for fault in faults]
     while result.kills < points and not result.failures:

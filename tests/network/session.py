@@ -4,22 +4,20 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from collabedit.crypto.certificates import create_authority, issue_certificate
-from collabedit.ids import AGGREGATOR, PartyId
-from collabedit.plan import load_plan
+from collabedit.ids import PartyId
+from collabedit.plan import Plan
 from collabedit.simulation import Faults
 from tests.network.lab import AGGREGATOR_ADDRESS, Lab, Shape
-from tests.support.federations import TestFederation, build_federation, plan_text
+from tests.support.federations import TestFederation, build_federation
+from tests.support.standins import PROGRAM, lay_out
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = (sys.executable, "-c", "from collabedit.cli import main; main()")
 HUB_END = "agg"
 PORT = 7443
 LAYERS = 2
@@ -36,34 +34,10 @@ def party_end(party: int) -> str:
     return f"p{party}"
 
 
-def write_federation(directory: Path, parties: int) -> TestFederation:
-    """Write plan, keys and certificates of a federation that `read_federation` rebuilds."""
-    directory.mkdir(parents=True)
-    federation = build_federation(parties, layers=LAYERS, capacity=CAPACITY)
-    text = plan_text(parties, identities=federation.identities, layers=LAYERS, capacity=CAPACITY)
-    timing = "\n".join(f"{name} = {value}" for name, value in TIMING.items())
-    (directory / "plan.toml").write_text(f"{text}\n[timing]\n{timing}\n")
-    authority = create_authority("network tests")
-    (directory / "ca.pem").write_bytes(authority.certificate_pem)
-    names = [federation.plan.party_name(party) for party in federation.plan.party_ids]
-    for name in ("aggregator", *names):
-        hosts = [AGGREGATOR_ADDRESS] if name == "aggregator" else []
-        issued = issue_certificate(authority, name=name, hosts=hosts, lifetime_days=2)
-        (directory / f"{name}.pem").write_bytes(issued.certificate_pem)
-        _write_private(directory / f"{name}-key.pem", issued.key_pem)
-    _write_private(directory / "identity.pem", federation.identities[AGGREGATOR].to_pem())
-    return read_federation(directory)
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(data)
-
-
-def read_federation(directory: Path) -> TestFederation:
-    """Rebuild the federation: its edits and identities come from seeds, its plan from the file."""
-    plan = load_plan(directory / "plan.toml")
-    built = build_federation(len(plan.party_ids), layers=LAYERS, capacity=CAPACITY)
+def create_federation(parties: int) -> TestFederation:
+    """Make a federation whose deadlines fit links that are slow and cut."""
+    built = build_federation(parties, layers=LAYERS, capacity=CAPACITY)
+    plan = Plan.model_validate({**built.plan.model_dump(), "timing": TIMING})
     return TestFederation(plan, built.identities, built.edits)
 
 
@@ -130,7 +104,8 @@ class Session:
     started: float = 0.0
 
     def __enter__(self) -> Self:
-        self.federation = write_federation(self.directory / "files", self.parties)
+        self.federation = create_federation(self.parties)
+        self.stands = lay_out(self.directory / "files", self.federation, hosts=[AGGREGATOR_ADDRESS])
         ends = [HUB_END, *(party_end(party) for party in self.party_numbers)]
         self.lab = Lab({end: self.shapes.get(end, Shape()) for end in ends}, self.mechanism)
         self.lab.__enter__()
@@ -155,22 +130,13 @@ class Session:
 
     def start_aggregator(self) -> None:
         """Start it, or start it again over the same state."""
-        files = self.directory / "files"
         port_file = self.directory / "port"
         port_file.unlink(missing_ok=True)
-        options = {
-            "plan": files / "plan.toml",
-            "identity": files / "identity.pem",
-            "tls-cert": files / "aggregator.pem",
-            "tls-key": files / "aggregator-key.pem",
-            "tls-ca": files / "ca.pem",
-            "state": self.directory / "state",
-            "listen": f"{AGGREGATOR_ADDRESS}:{PORT}",
-            "port-file": port_file,
-            "linger": 20,
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        command = [*PROGRAM, "aggregator", "serve", *words, "--json-logs"]
+        command = [
+            *(*PROGRAM, "aggregator", "serve", *self.stands.credentials("aggregator")),
+            *("--state", str(self.directory / "state"), "--port-file", str(port_file)),
+            *("--listen", f"{AGGREGATOR_ADDRESS}:{PORT}", "--linger", "20", "--json-logs"),
+        ]
         self.aggregator = self._start(HUB_END, command)
         deadline = time.monotonic() + SESSION_SECONDS
         while not port_file.exists():
@@ -179,15 +145,12 @@ class Session:
             time.sleep(_POLL_SECONDS)
 
     def _start_party(self, party: int) -> Running:
-        command = [sys.executable, "-m", "tests.network.worker"]
-        options = {
-            "--directory": self.directory / "files",
-            "--party": party,
-            "--connect": f"{AGGREGATOR_ADDRESS}:{PORT}",
-            "--patience": self.patience,
-        }
-        words = [str(word) for option in options.items() for word in option]
-        return self._start(party_end(party), [*command, *words])
+        name = self.name(party)
+        command = [
+            *self.stands.worker(name, work=self.directory / name),
+            *("--connect", f"{AGGREGATOR_ADDRESS}:{PORT}", "--patience", str(self.patience)),
+        ]
+        return self._start(party_end(party), command)
 
     def _start(self, end: str, command: Sequence[str]) -> Running:
         log = self.directory / f"{end}.log"
@@ -219,7 +182,12 @@ class Session:
         """Return what a party said at its end."""
         return self.running[party].events[-1]
 
-    def sums(self, party: int) -> list[str]:
-        last = self.last(party)
-        assert last["event"] == "finished", self.running[party].log.read_text()
-        return [task["sum"] for task in last["tasks"]]
+    def name(self, party: int) -> str:
+        return self.federation.plan.party_name(PartyId(party))
+
+    def tasks(self, party: int) -> list[dict[str, Any]]:
+        """Return what a party reports of each task; it must have finished."""
+        assert self.last(party)["event"] == "finished", self.running[party].log.read_text()
+        report = json.loads((self.directory / self.name(party) / "report.json").read_text())
+        tasks: list[dict[str, Any]] = report["tasks"]
+        return tasks

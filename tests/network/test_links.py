@@ -5,6 +5,7 @@ the sums that the in-memory simulation opens over the same edits: bit by bit, fo
 what was contributed and on nothing that happened on the way.
 """
 
+import datetime as dt
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,9 +42,10 @@ def check(session: Session, record: Record, seconds: float, *, lost: int | None 
     """Hold everybody's sums against the simulation's and write the row."""
     finished = [party for party in session.party_numbers if party != lost]
     want = expected_sums(session.federation, session.directory / "simulated", lost=lost)
-    equal = all(session.sums(party) == want for party in finished)
-    names = [session.federation.plan.party_name(party) for party in finished]  # type: ignore[arg-type]
-    survivors = [task["survivors"] for party in finished for task in session.last(party)["tasks"]]
+    tasks = {party: session.tasks(party) for party in finished}
+    equal = all([task["sum_digest"] for task in own] == want for own in tasks.values())
+    names = [session.name(party) for party in finished]
+    survivors = [task["survivors"] for own in tasks.values() for task in own]
     record(
         outcome="finished",
         parties=session.parties,
@@ -74,7 +76,8 @@ def test_a_bad_link_costs_time_and_nothing_else(
         check(session, record, session.wait())
         first, last = session.running[1].events[0], session.last(1)
         # Seven rounds of each of two tasks cannot be quicker than the link: it is really there.
-        assert last["at"] - first["at"] > 14 * shape.delay
+        moments = [dt.datetime.fromisoformat(event["timestamp"]) for event in (first, last)]
+        assert (moments[1] - moments[0]).total_seconds() > 14 * shape.delay
 
 
 ROUNDS: dict[str, tuple[str, dict[str, object]]] = {

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +25,7 @@ from collabedit.crypto.ring import to_bytes
 from collabedit.exchange import plan_encoding
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.plan import Plan, format_digest
-from tests.support.federations import TestFederation, build_federation
+from tests.support.federations import TestFederation
 
 PROGRAM = (sys.executable, "-c", "from collabedit.cli import main; main()")
 WORKER = (sys.executable, "-m", "tests.support.worker")
@@ -55,6 +55,13 @@ class StandIns:
             *("--tls-ca", str(self.directory / "ca.pem")),
         ]
 
+    def worker(self, party: str, *, work: Path) -> list[str]:
+        """Return the command of a party but for where it connects to."""
+        return [
+            *(*WORKER, *self.credentials(party), "--name", party, "--work", str(work)),
+            *("--statistics", str(self.directory / party / "statistics.npz")),
+        ]
+
     def sum_digests(self) -> list[str]:
         """Digests of the sums over everybody, as reports write them: without any mask."""
         digests = []
@@ -67,25 +74,33 @@ class StandIns:
         return digests
 
 
-def lay_out(directory: Path, *, parties: int, layers: int = 2, tile_bytes: int = 4096) -> StandIns:
-    """Write everything that the processes of a federation need."""
-    federation = build_federation(parties, layers=layers, tile_bytes=tile_bytes)
+def lay_out(
+    directory: Path, federation: TestFederation, *, hosts: Sequence[str] = (HOST, "localhost")
+) -> StandIns:
+    """Write everything that the processes of a federation need.
+
+    Args:
+        directory: made here.
+        federation: its plan, keys and statistics.
+        hosts: where the aggregator's certificate is good.
+    """
     stands = StandIns(federation, directory)
     directory.mkdir(parents=True)
     stands.plan_file.write_text(federation.plan.to_toml())
-    authority = create_authority("crash test authority")
+    authority = create_authority("test authority")
     (directory / "ca.pem").write_bytes(authority.certificate_pem)
     for member in (AGGREGATOR, *federation.plan.party_ids):
-        _lay_out_member(stands, authority, member)
+        _lay_out_member(stands, authority, member, hosts if member == AGGREGATOR else ())
     return stands
 
 
-def _lay_out_member(stands: StandIns, authority: Authority, member: PartyId) -> None:
+def _lay_out_member(
+    stands: StandIns, authority: Authority, member: PartyId, hosts: Sequence[str]
+) -> None:
     name = stands.plan.party_name(member)
     folder = stands.directory / name
     folder.mkdir()
-    hosts = [HOST, "localhost"] if member == AGGREGATOR else []
-    issued = issue_certificate(authority, name=name, hosts=hosts, lifetime_days=2)
+    issued = issue_certificate(authority, name=name, hosts=list(hosts), lifetime_days=2)
     _write_private(folder / "identity.pem", stands.federation.identities[member].to_pem())
     _write_private(folder / "tls-key.pem", issued.key_pem)
     (folder / "tls.pem").write_bytes(issued.certificate_pem)
@@ -182,11 +197,8 @@ class StandInSession:
         self.aggregator = Process(name, command, self.directory / "aggregator.log")
         self.parties = {}
         for party in plan.federation.parties:
-            folder = self.stands.directory / party.name
             command = [
-                *(*WORKER, *self.stands.credentials(party.name), "--name", party.name),
-                *("--statistics", str(folder / "statistics.npz")),
-                *("--work", str(self.directory / party.name)),
+                *self.stands.worker(party.name, work=self.directory / party.name),
                 *("--connect", f"{HOST}:{port}", "--patience", str(self.patience)),
             ]
             log = self.directory / f"{party.name}.log"

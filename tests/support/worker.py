@@ -17,8 +17,9 @@ import numpy as np
 from collabedit.cli.console import configure_logs, errors_to_exit_codes, log_observer
 from collabedit.cli.credentials import read_identity, read_tls
 from collabedit.crypto.rng import SystemRandomness
+from collabedit.errors import CollabEditError
 from collabedit.ids import LayerIndex
-from collabedit.party.client import ClientTls, GrpcChannel
+from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
 from collabedit.party.journal import PartyJournal
 from collabedit.party.ledger import Ledger
 from collabedit.party.member import Member, SessionReport
@@ -34,6 +35,7 @@ class StoredEditor:
 
     statistics_file: Path
     applied: list[str] = field(default_factory=list)
+    rolled_back: bool = False
 
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
         with np.load(self.statistics_file) as stored:
@@ -47,6 +49,7 @@ class StoredEditor:
 
     def rollback(self) -> None:
         self.applied.clear()
+        self.rolled_back = True
 
 
 def _parse() -> argparse.Namespace:
@@ -73,17 +76,25 @@ def _join(options: argparse.Namespace) -> None:
             tls=ClientTls(tls.certificate, tls.key, tls.authority),
             server_name=plan.federation.aggregator.name,
             patience=options.patience,
+            upload_seconds=plan.timing.upload,
+            poll_seconds=min(POLL_SECONDS, plan.timing.liveness / 3),
         )
         editor = StoredEditor(options.statistics)
-        report = run_session(
-            member,
-            channel,
-            editor,
-            ledger=Ledger(options.work / "ledger.jsonl", edits=(), weights=plan.model.weights),
-            enter=EnteredSessions(options.work / "sessions.txt").enter,
-            journal=journal,
-            observer=log_observer(role=options.name),
-        )
+        observe = log_observer(role=options.name)
+        try:
+            report = run_session(
+                member,
+                channel,
+                editor,
+                ledger=Ledger(options.work / "ledger.jsonl", edits=(), weights=plan.model.weights),
+                enter=EnteredSessions(options.work / "sessions.txt").enter,
+                journal=journal,
+                observer=observe,
+            )
+        except CollabEditError as error:
+            observe("failed", {"why": str(error), "rolled_back": editor.rolled_back})
+            raise
+        observe("finished", {"bytes": channel.bytes_sent})
         _write_report(options.work / "report.json", report, editor, channel)
         journal.end()
 
