@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collabedit.crypto.kdf import transcript_hash
-from collabedit.durable import append_line
+from collabedit.durable import append_line, read_lines
 from collabedit.errors import InputError, JournalError
 from collabedit.ids import TaskIndex
 from collabedit.party.edits import Edit, edits_digest
@@ -103,9 +103,7 @@ class Ledger:
 
     def _read(self) -> list[Opening]:
         try:
-            lines = self._path.read_text(encoding="ascii").splitlines()
-        except FileNotFoundError:
-            return []
+            lines = read_lines(self._path)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self._path}: cannot be read: {error}") from error
         openings = []

@@ -9,10 +9,10 @@ session is written down before anything is signed in it.
 import re
 from pathlib import Path
 
-from collabedit.durable import append_line
+from collabedit.durable import append_line, read_lines
 from collabedit.errors import InputError, ProtocolError
 
-_LINE = re.compile(r"[0-9a-f]{64}\n")
+_LINE = re.compile(r"[0-9a-f]{64}")
 
 
 class EnteredSessions:
@@ -47,16 +47,13 @@ class EnteredSessions:
 
     def _read(self) -> set[str]:
         try:
-            text = self._path.read_text(encoding="ascii")
-        except FileNotFoundError:
-            return set()
+            lines = read_lines(self._path)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self._path}: cannot be read: {error}") from error
-        lines = text.splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
             if not _LINE.fullmatch(line):
                 raise InputError(
-                    f"{self._path}: line {number} is damaged; restore the file, or take the line "
-                    "out if it was cut short: nothing was signed in that session"
+                    f"{self._path}: line {number} is damaged; without it nobody can tell which "
+                    "sessions were entered. Restore the file"
                 )
-        return {line.strip() for line in lines}
+        return set(lines)

@@ -31,18 +31,33 @@ def write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines that `append_line` wrote, without their ends; none if there is no file.
+
+    A last line without its end is left out: its writer died before it could act on it.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: not ASCII.
+    """
+    try:
+        text = path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return []
+    return text.split("\n")[:-1]
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line of ASCII to a private file, made with mode 0600 at the first one: whole, or not.
 
     Raises:
         StorageError: the disk refuses; whoever depends on the line must not go on.
     """
-    data = (line + "\n").encode("ascii")
     try:
         is_new = not path.exists()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            _append(descriptor, data)
+            _append(descriptor, (line + "\n").encode("ascii"))
         finally:
             os.close(descriptor)
         if is_new:
@@ -52,12 +67,16 @@ def append_line(path: Path, line: str) -> None:
 
 
 def _append(descriptor: int, data: bytes) -> None:
-    size = os.fstat(descriptor).st_size
+    # What a writer left that died half-way is no line, and must not become the start of this one.
+    held = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    size = held.rfind(b"\n") + 1
+    if size < len(held):
+        os.ftruncate(descriptor, size)
     try:
         write_all(descriptor, data)
         os.fsync(descriptor)
     except OSError:
-        # Half a line would have to be repaired by hand before the next session.
+        # The disk took half of the line: the next reader should not have to know.
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, size)
         raise

@@ -34,7 +34,14 @@ def test_a_session_is_entered_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["00\n", f"{FIRST.hex()}", f"{FIRST.hex()}\n\n", f"{'AB' * 32}\n", "ä\n"]
+    "text",
+    [
+        "00\n",
+        f"{FIRST.hex()[:9]}\n{FIRST.hex()}\n",
+        f"{FIRST.hex()}\n\n",
+        f"{'AB' * 32}\n",
+        "ä\n",
+    ],
 )
 def test_a_damaged_list_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "sessions.txt"
@@ -42,6 +49,14 @@ def test_a_damaged_list_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"damaged|cannot be read"):
         EnteredSessions(path).enter(SECOND)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("kept", [1, 63, 64])
+def test_a_line_whose_writer_died_half_way_counts_for_nothing(kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.txt"
+    path.write_text(f"{FIRST.hex()}\n{SECOND.hex()[:kept]}")
+    EnteredSessions(path).enter(SECOND)
+    assert path.read_text() == f"{FIRST.hex()}\n{SECOND.hex()}\n"
 
 
 def test_a_list_that_cannot_be_written_stops_the_party(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.durable import append_line, sync
+from collabedit.durable import append_line, read_lines, sync
 from collabedit.errors import StorageError
 
 
@@ -38,6 +38,22 @@ def test_a_disk_that_takes_half_a_line_keeps_none_of_it(
     assert path.read_text() == "one\n"
     append_line(path, "three")
     assert path.read_text() == "one\nthree\n"
+
+
+@pytest.mark.parametrize("left", ["t", "two", ""])
+def test_what_a_writer_left_that_died_half_way_is_no_line(left: str, tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    append_line(path, "one")
+    with path.open("a") as file:
+        file.write(left)
+    assert read_lines(path) == ["one"]
+    append_line(path, "three")
+    assert read_lines(path) == ["one", "three"]
+    assert path.read_text() == "one\nthree\n"
+
+
+def test_no_file_has_no_lines(tmp_path: Path) -> None:
+    assert read_lines(tmp_path / "lines") == []
 
 
 def test_a_disk_that_does_not_sync_keeps_no_line(
