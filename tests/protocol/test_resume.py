@@ -309,9 +309,10 @@ class Revisit:
 
     def give_up(self) -> None:
         """Let nobody wait any longer: with three parties, none may be missing."""
-        while not self.stage.coordinator.finished:
-            self.stage.coordinator.close_round()
-            self.stage.coordinator.open_pending()
+        coordinator = self.stage.coordinator
+        while not coordinator.finished:
+            coordinator.close_round()
+            coordinator.wait_change(coordinator.position, 0.01)  # sums are opened by `driven`
 
     def live(
         self, *, last_words: type[m.Message] | None = None, accept_repeated: bool = False
