@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from collabedit.bounds import EnergyLimits
 from collabedit.errors import PlanError
 from collabedit.ids import PartyId, TaskIndex
+from collabedit.section import Digest, Hex32, Name, Seconds, Section
 from collabedit.sketch import OVERSAMPLING
 from collabedit.threat_model import (
     MAXIMUM_PARTIES,
@@ -29,11 +30,6 @@ from collabedit.threat_model import (
     maximum_corruptions,
     minimum_threshold,
 )
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
-Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 
 EditorName: TypeAlias = Literal["memit", "ridge", "alphaedit", "emmet"]
 
@@ -52,11 +48,7 @@ _EDITING_FIELDS = sorted(frozenset().union(*(editing for editing, _ in _OWN_FIEL
 _LAYER_FIELDS = sorted(frozenset().union(*(layer for _, layer in _OWN_FIELDS.values())))
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Party(_Section):
+class Party(Section):
     """One institution.
 
     Attributes:
@@ -70,14 +62,14 @@ class Party(_Section):
     max_edits: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class Coordinator(_Section):
+class Coordinator(Section):
     """The aggregator: `name` is on its TLS certificate, `identity` its Ed25519 public key."""
 
     name: Name
     identity: Hex32
 
 
-class Federation(_Section):
+class Federation(Section):
     """Who takes part. A party's id is its position in `parties`, from 1; never reorder.
 
     Attributes:
@@ -119,7 +111,7 @@ class Federation(_Section):
         return self
 
 
-class Layer(_Section):
+class Layer(Section):
     """One edited layer: `inputs` = d_in, `outputs` = d_out, `mapped` = d' of its projection.
 
     Attributes:
@@ -142,7 +134,7 @@ class Layer(_Section):
         return self
 
 
-class Model(_Section):
+class Model(Section):
     """The model that all parties hold, by digest of weights and tokenizer."""
 
     name: str
@@ -157,7 +149,7 @@ def _has_one_slot(text: str) -> bool:
     return bool(slot) and not set("{}") & set(before + after)
 
 
-class Targets(_Section):
+class Targets(Section):
     """How each party optimises its target vectors z* (MEMIT, `compute_z`)."""
 
     learning_rate: Annotated[float, Field(gt=0, le=10)]
@@ -176,7 +168,7 @@ class Targets(_Section):
         return prompt
 
 
-class Editing(_Section):
+class Editing(Section):
     """The editor and everything that its statistics depend on.
 
     Optional fields belong to some editors and must be absent with the others.
@@ -247,7 +239,7 @@ class Editing(_Section):
             raise ValueError(f"{field} has no meaning with editor {self.editor}")
 
 
-class Aggregation(_Section):
+class Aggregation(Section):
     """How statistics are summed.
 
     Attributes:
@@ -279,7 +271,7 @@ class Aggregation(_Section):
         return self
 
 
-class Bounds(_Section):
+class Bounds(Section):
     """What one edit may weigh; sums are held against it before a merge is released (SPEC 6.6).
 
     Attributes:
@@ -291,7 +283,7 @@ class Bounds(_Section):
     residual_energy: Annotated[float, Field(gt=0)]
 
 
-class Timing(_Section):
+class Timing(Section):
     """How long the aggregator waits, in seconds, before a silent party counts as dropped.
 
     Attributes:
@@ -308,7 +300,7 @@ class Timing(_Section):
     liveness: Seconds = 60.0
 
 
-class Plan(_Section):
+class Plan(Section):
     """A validated plan. Equal plans have equal digests."""
 
     version: Literal[1]
