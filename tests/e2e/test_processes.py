@@ -58,7 +58,9 @@ from tests.support.processes import (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FIRST_LAYER_ERROR = {"float32": 1e-8, "float64": 1e-9}
-LAYER_ERROR = {"float32": 1e-5, "float64": 1e-9}
+# Norms of transformers' Llama compute in float32 whatever the weights are: a difference of 1e-12
+# below one rounds to nothing, mostly, and now and then to 6e-8 of one entry.
+LAYER_ERROR = {"float32": 1e-5, "float64": 1e-8}
 SLOW_UPLOAD = 9000
 """Bytes per second: about 4 s for a contribution of the federation of five."""
 
