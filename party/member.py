@@ -20,7 +20,10 @@ class Editor(Protocol):
     """The party's model and edits."""
 
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
-        """Return K̃ [d', n] and R [d_out, n] of each layer, on the model as edited so far."""
+        """Return K̃ [d', n + p] and R [d_out, n] of each layer, on the model as edited so far.
+
+        The last p columns of K̃ are those of past edits (`exchange.contribution_vector`).
+        """
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         """Apply merged updates, given in mapped coordinates."""
@@ -44,10 +47,17 @@ class TaskReport:
 
 @dataclass(frozen=True, slots=True)
 class SessionReport:
-    """A finished session."""
+    """A finished session.
+
+    Attributes:
+        session_id: hex.
+        tasks: in order.
+        digest: of the session, by which later plans name it (SPEC 2.4).
+    """
 
     session_id: str
     tasks: tuple[TaskReport, ...]
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)

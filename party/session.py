@@ -113,7 +113,7 @@ def run_session(
         raise
     finally:
         channel.close()
-    return SessionReport(session.session_id.hex(), tuple(reports))
+    return SessionReport(session.session_id.hex(), tuple(reports), format_digest(session.chain))
 
 
 class _Session:
@@ -140,7 +140,7 @@ class _Session:
         self._cursor = 0
         self._resuming = False
         self._entered = False
-        self._chain = b""
+        self.chain = b""
         self._state: s.State | None = None
         self._context: m.Context | None = None
         self._refused = False
@@ -167,6 +167,7 @@ class _Session:
             # Nothing is left to be agreed on; the aggregator may be gone.
             self._resuming = True
             self.session_id = journal.unfinished.start.session_id
+            self.chain = first_chain(self._plan.digest, self.session_id)
         return finished
 
     def _tell_where(self, journal: PartyJournal) -> None:
@@ -190,8 +191,8 @@ class _Session:
         if answer.sender != AGGREGATOR:
             raise MalformedMessageError("the welcome is not the aggregator's")
         self.session_id = answer.context.session_id
-        self._chain = first_chain(plan.digest, self.session_id)
-        context = m.Context(plan.digest, self.session_id, TaskIndex(0), self._chain)
+        self.chain = first_chain(plan.digest, self.session_id)
+        context = m.Context(plan.digest, self.session_id, TaskIndex(0), self.chain)
         open_envelope(answer, m.Welcome, context=context, identities=plan.identity)
         self._enter(context)
         self._channel.open(self.session_id, cursor=self._cursor)
@@ -242,13 +243,13 @@ class _Session:
         for done in journal.unfinished.completed:
             bundle = journal.update(done.task, done.update_digest)
             editor.apply(decode_bundle(self._plan, done.task, bundle))
-            self._chain = next_chain(self._chain, done.update_digest)
+            self.chain = next_chain(self.chain, done.update_digest)
             reports.append(self._report(done))
         return reports
 
     def _run_task(self, task: TaskIndex, editor: Editor) -> TaskReport:
         plan, layers = self._plan, self._plan.tasks[task]
-        self._context = m.Context(plan.digest, self.session_id, task, self._chain)
+        self._context = m.Context(plan.digest, self.session_id, task, self.chain)
         self._state = None
         started = time.monotonic()
         replayed = self._replay()
@@ -269,9 +270,9 @@ class _Session:
             tuple(sorted(completed.survivors)),
         )
         self._log.completed(done)
-        self._chain = next_chain(self._chain, completed.update_digest)
+        self.chain = next_chain(self.chain, completed.update_digest)
         # The aggregator is at the next task by now: a farewell from here on belongs there.
-        self._context = m.Context(plan.digest, self.session_id, TaskIndex(task + 1), self._chain)
+        self._context = m.Context(plan.digest, self.session_id, TaskIndex(task + 1), self.chain)
         editor.apply(decode_bundle(plan, task, bundle))
         report = self._report(done)
         self._observer("applied", {"task": task, "survivors": list(report.survivors)})
@@ -304,19 +305,25 @@ class _Session:
 
     def _encode(self, task: TaskIndex, statistics: list[tuple[Matrix, Matrix]]) -> RingArray:
         try:
-            self._check_count(max(keys.shape[1] for keys, _ in statistics))
+            self._check_counts(statistics)
             vector = contribution_vector(self._plan, task, statistics)
             return plan_encoding(self._plan).encode(vector)
         except NumericError:
             self._refused = True
             raise
 
-    def _check_count(self, edits: int) -> None:
+    def _check_counts(self, statistics: list[tuple[Matrix, Matrix]]) -> None:
         # More edits than the plan counts on would exceed the sketch's capacity, and the merge would
         # be wrong for everybody without an error showing.
         own = self._plan.federation.parties[self._member.me - 1]
+        edits = max(residuals.shape[1] for _, residuals in statistics)
         if edits > own.max_edits:
             raise NumericError(f"{edits} edits, the plan allows {own.name} {own.max_edits}")
+        past = max(keys.shape[1] - residuals.shape[1] for keys, residuals in statistics)
+        if past > self._plan.max_past_edits:
+            raise NumericError(
+                f"{past} past edits, the plan's memory allows {self._plan.max_past_edits}"
+            )
 
     def _sum(self, encoded: RingArray, replayed: Replayed | None) -> tuple[s.Completed, bytes]:
         bundle = b""

@@ -7,7 +7,7 @@ released updates. Relayed envelopes are kept byte for byte, so a third person ca
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from collabedit.crypto.kdf import encode_fields, transcript_hash
@@ -47,6 +47,14 @@ def first_chain(plan_digest: bytes, session_id: bytes) -> bytes:
 def next_chain(chain: bytes, update_digest: bytes) -> bytes:
     """Extend the chain by a released update (SPEC 2.4)."""
     return transcript_hash("chain", chain, update_digest)
+
+
+def session_digest(plan_digest: bytes, session_id: bytes, updates: Iterable[bytes]) -> bytes:
+    """Return the chain after a session's last task, given the digests of all its updates.
+
+    Later plans name the session by it (SPEC 2.4).
+    """
+    return functools.reduce(next_chain, updates, first_chain(plan_digest, session_id))
 
 
 def _signed_bytes(context: m.Context, sender: PartyId, kind: int, body: bytes) -> bytes:

@@ -9,6 +9,7 @@ party computes its own ΔW alone and only these are combined. All matrices are [
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -28,13 +29,28 @@ TIES_SCALE = 0.4
 """Factor on the merged update (same source)."""
 
 
+@dataclass(frozen=True, slots=True)
+class PastKeys:
+    """Keys K_p of past edits, [d_in, p], on today's weights, and their weight w."""
+
+    keys: Matrix
+    weight: float
+
+    @property
+    def gram(self) -> Matrix:
+        """w·K_pK_pᵀ, [d_in, d_in]."""
+        product: Matrix = self.weight * self.keys @ self.keys.T
+        return product
+
+
 def centralised_update(keys: Matrix, residuals: Matrix, covariance: Matrix) -> Matrix:
     """Solve MEMIT's closed form: ΔW = RKᵀ(C + KKᵀ)⁻¹ (arXiv 2210.07229, eq. 14).
 
     Args:
         keys: K, [d_in, n].
         residuals: R, [d_out, n].
-        covariance: C = λE[kkᵀ], [d_in, d_in].
+        covariance: C = λE[kkᵀ], [d_in, d_in]; with a memory C + w·K_pK_pᵀ (CollabEdit,
+            arXiv 2410.09508, "dynamic covariance").
 
     Raises:
         NumericError: C + KKᵀ is not positive definite.
@@ -47,25 +63,36 @@ def centralised_update(keys: Matrix, residuals: Matrix, covariance: Matrix) -> M
     return update
 
 
-def centralised_ridge(keys: Matrix, residuals: Matrix, shift: float) -> Matrix:
+def centralised_ridge(
+    keys: Matrix, residuals: Matrix, shift: float, past: PastKeys | None = None
+) -> Matrix:
     """Solve MALMEN's closed form: ΔW = RKᵀ(KKᵀ + e^λ I)⁻¹.
 
     arXiv 2311.04661; zjunlp/EasyEdit, `easyeditor/trainer/algs/MALMEN.py`, `predict_param_shifts`,
-    with λ = `shift` and R in place of what its network predicts.
+    with λ = `shift` and R in place of what its network predicts. It has no memory of its own; with
+    one the past edits are rows of the same least squares problem.
     """
     ridge = np.exp(shift) * np.eye(len(keys))
+    if past is not None:
+        ridge += past.gram
     update: Matrix = np.linalg.solve(keys @ keys.T + ridge, keys @ residuals.T).T
     return update
 
 
 def centralised_alphaedit(
-    keys: Matrix, residuals: Matrix, second_moment: Matrix, *, threshold: float, l2: float
+    keys: Matrix,
+    residuals: Matrix,
+    second_moment: Matrix,
+    *,
+    threshold: float,
+    l2: float,
+    past: PastKeys | None = None,
 ) -> Matrix:
-    """Solve AlphaEdit's closed form for a first batch: ΔWᵀ = (P KKᵀ + L₂ I)⁻¹ P K Rᵀ.
+    """Solve AlphaEdit's closed form: ΔWᵀ = (P(KKᵀ + w·K_pK_pᵀ) + L₂ I)⁻¹ P K Rᵀ.
 
-    arXiv 2410.02355, which writes RKᵀP(KKᵀP + I)⁻¹; L₂ and the projector P = UUᵀ from a
-    singular value decomposition of E[kkᵀ] as in jianghoucheng/AlphaEdit, `AlphaEdit_main.py` and
-    `experiments/evaluate.py`.
+    arXiv 2410.02355, which writes RKᵀP(K_pK_pᵀP + KKᵀP + I)⁻¹; L₂, the projector P = UUᵀ from a
+    singular value decomposition of E[kkᵀ], and K_pK_pᵀ (`cache_c`, w = 1) as in
+    jianghoucheng/AlphaEdit, `AlphaEdit_main.py` and `experiments/evaluate.py`.
 
     Args:
         keys: K, [d_in, n].
@@ -73,28 +100,46 @@ def centralised_alphaedit(
         second_moment: E[kkᵀ], [d_in, d_in].
         threshold: singular values below it span the null space.
         l2: L₂.
+        past: of earlier batches; None for a first one.
     """
     left, values, _ = np.linalg.svd(second_moment)
     small = left[:, values < threshold]
     projector = small @ small.T
-    matrix = projector @ (keys @ keys.T) + l2 * np.eye(len(keys))
+    gram = keys @ keys.T
+    if past is not None:
+        gram += past.gram
+    matrix = projector @ gram + l2 * np.eye(len(keys))
     update: Matrix = np.linalg.solve(matrix, projector @ keys @ residuals.T).T
     return update
 
 
-def centralised_emmet(keys: Matrix, residuals: Matrix, second_moment: Matrix) -> Matrix:
+def centralised_emmet(
+    keys: Matrix, residuals: Matrix, second_moment: Matrix, past: PastKeys | None = None
+) -> Matrix:
     """Solve EMMET's closed form: ΔW = R(KᵀC₀⁻¹K)⁻¹KᵀC₀⁻¹ (arXiv 2403.14236).
 
-    The update of least tr(ΔW C₀ ΔWᵀ) with ΔW K = R. As in its code, the pseudo-inverse stands in
-    where keys depend on each other. C₀ may be E[kkᵀ] times any factor.
+    The update of least tr(ΔW C₀ ΔWᵀ) with ΔW K = R, and with a memory ΔW K_p = 0 as further
+    constraints. As in its code, the pseudo-inverse stands in where keys depend on each other; only
+    there does the weight of the past ones decide anything. C₀ may be E[kkᵀ] times any factor.
     """
+    if past is not None:
+        kept = np.sqrt(past.weight) * past.keys
+        keys = np.concatenate([keys, kept], axis=1)
+        zeros = np.zeros((len(residuals), kept.shape[1]))
+        residuals = np.concatenate([residuals, zeros], axis=1)
     white = np.linalg.solve(second_moment, keys)
     update: Matrix = residuals @ np.linalg.pinv(keys.T @ white, hermitian=True) @ white.T
     return update
 
 
 def centralised(
-    editing: Editing, layer: int, keys: Matrix, residuals: Matrix, second_moment: Matrix | None
+    editing: Editing,
+    layer: int,
+    keys: Matrix,
+    residuals: Matrix,
+    second_moment: Matrix | None,
+    *,
+    past: PastKeys | None = None,
 ) -> Matrix:
     """Solve the closed form of the plan's editor for one layer: ΔW, [d_out, d_in].
 
@@ -104,6 +149,7 @@ def centralised(
         keys: K, [d_in, n], of all edits.
         residuals: R, [d_out, n].
         second_moment: E[kkᵀ] of the layer; None for an editor without.
+        past: keys of past edits; None without a memory.
 
     Raises:
         NumericError: MEMIT's matrix is not positive definite.
@@ -112,14 +158,17 @@ def centralised(
     (entry,) = (entry for entry in editing.layers if entry.index == layer)
     weight, threshold, l2 = editing.covariance_weight, editing.nullspace_threshold, editing.l2
     if editing.editor == "ridge" and entry.shift is not None:
-        return centralised_ridge(keys, residuals, entry.shift)
+        return centralised_ridge(keys, residuals, entry.shift, past)
     if second_moment is not None:
         if editing.editor == "memit" and weight is not None:
-            return centralised_update(keys, residuals, weight * second_moment)
+            remembered = 0.0 if past is None else past.gram
+            return centralised_update(keys, residuals, weight * second_moment + remembered)
         if editing.editor == "emmet":
-            return centralised_emmet(keys, residuals, second_moment)
+            return centralised_emmet(keys, residuals, second_moment, past)
         if editing.editor == "alphaedit" and threshold is not None and l2 is not None:
-            return centralised_alphaedit(keys, residuals, second_moment, threshold=threshold, l2=l2)
+            return centralised_alphaedit(
+                keys, residuals, second_moment, threshold=threshold, l2=l2, past=past
+            )
     raise ValueError(f"the parameters of editor {editing.editor} are not complete")
 
 

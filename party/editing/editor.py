@@ -5,24 +5,22 @@ shapes) is checked once, when the editor is made, since a party that computes on
 makes the sum meaningless without an error showing.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from collabedit.errors import InputError, ModelError, NumericError, PlanError
 from collabedit.ids import LayerIndex
 from collabedit.party.editing.apply import Undo, apply_update
-from collabedit.party.editing.artefacts import load_tensors, save_tensors
 from collabedit.party.editing.covariance import Covariance, load_covariance
 from collabedit.party.editing.key_map import KeyMap
 from collabedit.party.editing.keys import compute_keys
 from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.schedule import residuals
 from collabedit.party.editing.targets import Targets, TargetSettings
+from collabedit.party.editing.updates import apply_saved, load_history
 from collabedit.party.edits import Edit
 from collabedit.plan import Editing, Layer, Plan
 from collabedit.sketch import LowRankUpdate, Matrix
@@ -38,12 +36,32 @@ def edited_layers(editing: Editing) -> tuple[int, ...]:
     return tuple(layer.index for layer in editing.layers)
 
 
-def load_plan_model(plan: Plan, path: Path, *, device: str = "auto") -> EditableModel:
-    """Load a model directory and check that it is the plan's model.
+def start_weights(plan: Plan) -> str | None:
+    """Name the weights that a session begins on; None if they are the checkpoint's own.
+
+    After a history two machines have the same weights up to rounding only, and one machine may
+    round otherwise tomorrow, so they are named by what they were made of.
+    """
+    previous = plan.model.previous
+    return None if previous is None else " ".join((plan.model.weights, *previous))
+
+
+def load_plan_model(
+    plan: Plan, path: Path, *, device: str = "auto", previous: Sequence[Path] = ()
+) -> EditableModel:
+    """Load a model directory, check that it is the plan's model, and apply the plan's history.
+
+    Args:
+        plan: the plan.
+        path: the checkpoint, before any session.
+        device: as `load_model` has it.
+        previous: updates of the sessions in `model.previous`, oldest first.
 
     Raises:
         ModelError: another architecture, shape, weights or tokenizer; says which and both digests.
+        InputError: an update is missing, too many, of another session, or in the wrong place.
     """
+    history = load_history(previous, weights=plan.model.weights, sessions=plan.model.previous or ())
     model = load_model(path, dtype=plan.model.dtype, device=device)
     found = model.architecture.model_type
     if found != plan.model.architecture:
@@ -61,6 +79,8 @@ def load_plan_model(plan: Plan, path: Path, *, device: str = "auto") -> Editable
                 f"{path}: layer {layer.index} maps {shape[0]} to {shape[1]}, in the plan "
                 f"{layer.inputs} to {layer.outputs}"
             )
+    for saved in history:
+        apply_saved(model, saved)
     return model
 
 
@@ -134,6 +154,8 @@ class ModelEditor:
         edits: this party's.
         targets: z* of `edits`.
         maps: Φ by layer.
+        past: edits of earlier sessions that new ones shall leave alone, at most as many as the
+            plan's memory allows; it must have one if there are any.
         updates: what was applied so far, in the model's own coordinates.
     """
 
@@ -144,17 +166,25 @@ class ModelEditor:
     maps: Mapping[int, KeyMap]
     updates: dict[LayerIndex, LowRankUpdate] = field(default_factory=dict)
     batch_size: int = 32
+    past: Sequence[Edit] = field(default=(), repr=False)
     _undos: list[Undo] = field(default_factory=list, repr=False)
 
+    def __post_init__(self) -> None:
+        if len(self.past) > self.plan.max_past_edits:
+            raise ValueError(
+                f"{len(self.past)} past edits, the plan's memory allows {self.plan.max_past_edits}"
+            )
+
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
-        """Return K̃ [d', n] and R [d_out, n] of each layer, on the model as edited so far."""
+        """Return K̃ [d', n + p] and R [d_out, n] of each layer, on the model as edited so far.
+
+        The last p columns of K̃ are those of the past edits.
+        """
         return [self._layer_statistics(layer.index) for layer in layers]
 
     def _layer_statistics(self, layer: int) -> tuple[Matrix, Matrix]:
         editing = self.plan.editing
-        keys = compute_keys(
-            self.model, self.edits, layer, editing.context_templates, batch_size=self.batch_size
-        )
+        mapped = self._mapped_keys(self.edits, layer)
         wanted = residuals(
             self.model,
             self.edits,
@@ -164,7 +194,16 @@ class ModelEditor:
             schedule=editing.schedule,
             batch_size=self.batch_size,
         )
-        return self.maps[layer].map_keys(keys.numpy()), wanted.numpy()
+        if self.past and self.plan.memory is not None:
+            root = float(np.sqrt(self.plan.memory.weight))
+            remembered = root * self._mapped_keys(self.past, layer)
+            mapped = np.concatenate([mapped, remembered], axis=1)
+        return mapped, wanted.numpy()
+
+    def _mapped_keys(self, edits: Sequence[Edit], layer: int) -> Matrix:
+        templates = self.plan.editing.context_templates
+        keys = compute_keys(self.model, edits, layer, templates, batch_size=self.batch_size)
+        return self.maps[layer].map_keys(keys.numpy())
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         """Apply merged updates, given in mapped coordinates: ΔW = left · (right Φ)."""
@@ -178,46 +217,3 @@ class ModelEditor:
         while self._undos:
             self._undos.pop().restore()
         self.updates.clear()
-
-
-def save_updates(path: Path, updates: Mapping[LayerIndex, LowRankUpdate], *, plan: Plan) -> None:
-    """Write a whole session's update, in the model's own coordinates, as safetensors.
-
-    Tensors `layer.{i}.left` [d_out, r] and `layer.{i}.right` [r, d_in], float64.
-    """
-    tensors = {}
-    for layer, update in sorted(updates.items()):
-        tensors[f"layer.{layer}.left"] = torch.from_numpy(update.left)
-        tensors[f"layer.{layer}.right"] = torch.from_numpy(update.right)
-    header = {
-        "plan": plan.digest.hex(),
-        "weights": plan.model.weights,
-        "layers": json.dumps(sorted(updates)),
-    }
-    save_tensors(path, tensors, header, kind="update", private=False)
-
-
-def load_updates(path: Path, *, weights: str) -> dict[LayerIndex, LowRankUpdate]:
-    """Read what `save_updates` wrote.
-
-    Args:
-        path: the file.
-        weights: digest of the weights that it shall be applied to, as plans write it.
-
-    Raises:
-        InputError: no such file, malformed, or made for other weights.
-    """
-    tensors, header = load_tensors(path, kind="update")
-    if header.get("weights") != weights:
-        raise InputError(
-            f"{path}: was made for weights {header.get('weights')}, these are {weights}"
-        )
-    try:
-        return {
-            LayerIndex(layer): LowRankUpdate(
-                tensors[f"layer.{layer}.left"].numpy(), tensors[f"layer.{layer}.right"].numpy()
-            )
-            for layer in json.loads(header["layers"])
-        }
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: is no complete update: {error!r}") from error

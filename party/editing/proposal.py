@@ -14,6 +14,7 @@ import torch
 from collabedit.crypto.graph import FULL_GRAPH_PARTIES
 from collabedit.crypto.rng import Randomness
 from collabedit.errors import InputError, NumericError
+from collabedit.memory import Memory
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.hooks import capturing_input, capturing_output, stopping_after
 from collabedit.party.editing.hyperparameters import (
@@ -24,6 +25,7 @@ from collabedit.party.editing.hyperparameters import (
 from collabedit.party.editing.key_map import null_space_size
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.tokens import prompt_ids
+from collabedit.party.editing.updates import SavedUpdate, continued
 from collabedit.party.edits import SLOT
 from collabedit.plan import (
     Aggregation,
@@ -89,11 +91,13 @@ def propose_plan(
     templates: Sequence[str] = CONTEXT_TEMPLATES,
     timing: Timing | None = None,
     target_steps: int | None = None,
+    memory: Memory | None = None,
+    history: Sequence[SavedUpdate] = (),
 ) -> Plan:
     """Fill in a plan.
 
     Args:
-        model: the unedited model.
+        model: the unedited model, as the checkpoint has it; it stays so.
         covariance: its second moments, for all of `layers`; `ridge` needs none.
         name: of the plan.
         model_name: for people.
@@ -113,6 +117,8 @@ def propose_plan(
         templates: fixed context templates, the bare one among them.
         timing: deadlines.
         target_steps: of the target search; None takes the published value.
+        memory: how past edits take part; None leaves them out.
+        history: updates of the earlier sessions that this one continues (`load_history`).
 
     Raises:
         InputError: a layer without covariance, with one of another model, or without a block above;
@@ -131,6 +137,12 @@ def propose_plan(
     moments = _second_moments(model, covariance, layers, editor=editor)
     parameters = _parameters(model, editor=editor, moments=moments, given=given, layers=layers)
     defaults = defaults_for(model.architecture, editor)
+    weights = f"sha256:{model.weights_digest()}"
+    with continued(model, history):
+        residual_energy = _residual_energy(
+            model, layer=max(layers), templates=templates, clamp_factor=defaults.clamp_factor
+        )
+    past = 0 if memory is None else len(parties) * memory.max_edits
     bits = FRACTIONAL_BITS[ring_bits]
     bound = _HEADROOM * 2.0 ** (ring_bits - 1 - bits) / len(parties)
     return Plan(
@@ -148,8 +160,9 @@ def propose_plan(
             name=model_name,
             architecture=model.architecture.model_type,
             dtype=str(model.dtype).removeprefix("torch."),  # type: ignore[arg-type]
-            weights=f"sha256:{model.weights_digest()}",
+            weights=weights,
             tokenizer=f"sha256:{model.tokenizer_digest()}",
+            previous=tuple(saved.session for saved in history) or None,
         ),
         editing=Editing(
             editor=editor,
@@ -173,7 +186,7 @@ def propose_plan(
         aggregation=Aggregation(
             backend="masked",
             statistics=statistics,
-            capacity=sum(party.max_edits for party in parties) + OVERSAMPLING,
+            capacity=sum(party.max_edits for party in parties) + past + OVERSAMPLING,
             ring_bits=ring_bits,
             fractional_bits=bits,
             magnitude_bound=float(int(bound)),
@@ -181,11 +194,9 @@ def propose_plan(
             test_matrix_seed=randomness.random_bytes(32).hex(),
         ),
         bounds=Bounds(
-            key_energy=KEY_FACTOR * parameters.key_energy,
-            residual_energy=_residual_energy(
-                model, layer=max(layers), templates=templates, clamp_factor=defaults.clamp_factor
-            ),
+            key_energy=KEY_FACTOR * parameters.key_energy, residual_energy=residual_energy
         ),
+        memory=memory,
         timing=timing or Timing(),
     )
 

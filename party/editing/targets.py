@@ -112,12 +112,26 @@ def load_targets(path: Path, *, edits_digest: str, settings_digest: str) -> Targ
 
 
 def settings_digest(
-    model: EditableModel, *, layer: int, templates: Sequence[str], settings: TargetSettings
+    model: EditableModel,
+    *,
+    layer: int,
+    templates: Sequence[str],
+    settings: TargetSettings,
+    weights: str | None = None,
 ) -> str:
-    """Digest everything but the edits that determines targets, as hex SHA-256."""
+    """Digest everything but the edits that determines targets, as hex SHA-256.
+
+    Args:
+        model: on which they are searched.
+        layer: the last edited layer.
+        templates: of the plan.
+        settings: of the search.
+        weights: names the model's weights where their own digest would depend on rounding
+            (`start_weights`); None takes that digest.
+    """
     canonical = json.dumps(
         {
-            "weights": model.weights_digest(),
+            "weights": model.weights_digest() if weights is None else weights,
             "tokenizer": model.tokenizer_digest(),
             "layer": layer,
             "templates": list(templates),
@@ -136,18 +150,20 @@ def compute_targets(
     templates: Sequence[str],
     settings: TargetSettings,
     batch_size: int = 8,
+    weights: str | None = None,
     progress: Progress | None = None,
 ) -> Targets:
-    """Search the targets of `edits` on the unedited model.
+    """Search the targets of `edits` on the model as it is at the session's start.
 
     Args:
-        model: the unedited model.
+        model: the model, without any update of this session.
         edits: n edits.
         layer: the last edited layer; there must be a block above it.
         templates: the plan's context templates; z₀ is taken under the first.
         settings: of the search.
         batch_size: edits searched at the same time; changes memory and time; results
             only by rounding, which float32 and Adam can amplify to 1e-4 of the change.
+        weights: as `settings_digest` has it.
         progress: called with the number of finished edits and n.
 
     Raises:
@@ -172,7 +188,9 @@ def compute_targets(
     return Targets(
         values=values,
         edits_digest=edits_digest(edits),
-        settings_digest=settings_digest(model, layer=layer, templates=templates, settings=settings),
+        settings_digest=settings_digest(
+            model, layer=layer, templates=templates, settings=settings, weights=weights
+        ),
     )
 
 

@@ -8,8 +8,9 @@ survivors may bring together, P = K̃ᵀΩ and any A with A ⪰ ΩᵀSΩ = W = P
     tr(Z A⁻¹ Zᵀ) ≤ tr(Z W⁺ Zᵀ) = ‖RΠ‖_F² ≤ Σ‖r‖² ≤ n · residual_energy
 
 where Π projects on range(P): Y W⁺ Yᵀ is the Nyström form of S, which never exceeds S (Gittens and
-Mahoney 2016, JMLR 17(117)) and equals it if rank(S) ≤ m. Honest sums therefore pass,
-whatever their rank. The other way round, sums that pass are those of some statistics whose largest
+Mahoney 2016, JMLR 17(117)) and equals it if rank(S) ≤ m. A past edit (`memory`) has no residual and
+counts in the first line alone, as w edits, w being its weight. Honest sums therefore pass, whatever
+their rank. The other way round, sums that pass are those of some statistics whose largest
 eigenvalue is at most n·key_energy and with ‖T‖_F² ≤ n·residual_energy · λ_max(S): all that the
 merge can see of them. Proofs: docs/mathematics.md, section 8.
 """
@@ -70,6 +71,28 @@ def check_columns(
                 f"bounds.{what}_energy {cap:g}: leave the edit out, or agree on a plan with a "
                 "larger cap"
             )
+
+
+def check_past(mapped_keys: Matrix, *, weight: float, key_energy: float) -> None:
+    """Hold the columns of one party's past edits against the plan's cap.
+
+    Args:
+        mapped_keys: √w·K̃, [d', n].
+        weight: w.
+        key_energy: largest ‖k̃‖².
+
+    Raises:
+        BoundsError: names the first past edit beyond it, counted from 1, and no number of it.
+    """
+    energies = np.einsum("dn,dn->n", mapped_keys, mapped_keys)
+    # The factor √w was rounded.
+    beyond = np.flatnonzero(~(energies <= weight * key_energy * (1 + SLACK)))
+    if beyond.size:
+        raise BoundsError(
+            f"the key of past edit {beyond[0] + 1} of {len(energies)}, on the weights of today, "
+            f"exceeds the plan's bounds.key_energy {key_energy:g}: forget its session, or agree on "
+            "a plan with a larger cap"
+        )
 
 
 def check_sketch(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from collabedit.bounds import check_columns, check_update
+from collabedit.bounds import check_columns, check_past, check_update
 from collabedit.crypto.fixedpoint import FixedPoint
 from collabedit.crypto.ring import Ring
 from collabedit.errors import BoundsError, MalformedMessageError, NumericError
@@ -167,7 +167,13 @@ def plan_test_matrix(plan: Plan, layer: Layer) -> Matrix:
 def contribution_vector(
     plan: Plan, task: TaskIndex, statistics: Sequence[tuple[Matrix, Matrix]]
 ) -> Matrix:
-    """Build one party's vector for a task from K̃ [d', n] and R [d_out, n] of each of its layers.
+    """Build one party's vector for a task from its statistics.
+
+    Args:
+        plan: the plan.
+        task: which task.
+        statistics: of each of its layers K̃ [d', n + p] and R [d_out, n]. The last p columns of K̃
+            are those of past edits, √w·k̃, whose residual is zero; p = 0 without a memory.
 
     Raises:
         NumericError: a number is not finite.
@@ -176,25 +182,36 @@ def contribution_vector(
     """
     parts = []
     for layer, (mapped_keys, residuals) in zip(plan.tasks[task], statistics, strict=True):
-        if len(mapped_keys) != layer.mapped or len(residuals) != layer.outputs:
+        past = mapped_keys.shape[1] - residuals.shape[1]
+        if len(mapped_keys) != layer.mapped or len(residuals) != layer.outputs or past < 0:
             raise ValueError(f"statistics of layer {layer.index} have another shape than the plan")
+        if past and plan.memory is None:
+            raise ValueError(f"shape of layer {layer.index}: keys of past edits, without a memory")
+        wanted = np.pad(residuals, ((0, 0), (0, past)))
         if plan.aggregation.statistics == "dense":
-            parts.append(dense_statistics(mapped_keys, residuals).to_vector())
+            parts.append(dense_statistics(mapped_keys, wanted).to_vector())
         else:
             omega = plan_test_matrix(plan, layer)
-            parts.append(sketch(mapped_keys, residuals, omega).to_vector())
+            parts.append(sketch(mapped_keys, wanted, omega).to_vector())
     vector = np.concatenate(parts)
     if not np.isfinite(vector).all():
         raise NumericError(f"statistics of task {task} are not finite: check model and targets")
     bounds = plan.bounds
     for layer, (mapped_keys, residuals) in zip(plan.tasks[task], statistics, strict=True):
+        edits = residuals.shape[1]
         try:
             check_columns(
-                mapped_keys,
+                mapped_keys[:, :edits],
                 residuals,
                 key_energy=bounds.key_energy,
                 residual_energy=bounds.residual_energy,
             )
+            if plan.memory is not None:
+                check_past(
+                    mapped_keys[:, edits:],
+                    weight=plan.memory.weight,
+                    key_energy=bounds.key_energy,
+                )
         except BoundsError as error:
             raise BoundsError(f"layer {layer.index}: {error}") from error
     return vector

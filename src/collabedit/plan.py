@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from collabedit.bounds import EnergyLimits
 from collabedit.errors import PlanError
 from collabedit.ids import PartyId, TaskIndex
+from collabedit.memory import Memory
 from collabedit.section import Digest, Hex32, Name, Seconds, Section
 from collabedit.sketch import OVERSAMPLING
 from collabedit.threat_model import (
@@ -135,13 +136,29 @@ class Layer(Section):
 
 
 class Model(Section):
-    """The model that all parties hold, by digest of weights and tokenizer."""
+    """The model that all parties hold, by digest of weights and tokenizer.
+
+    Attributes:
+        weights: of the checkpoint, before any session.
+        previous: digests of the sessions (SPEC 2.4) whose updates are applied to it before this
+            one begins, oldest first; None for the checkpoint as it is.
+    """
 
     name: str
     architecture: str
     dtype: Literal["float64", "float32", "bfloat16", "float16"]
     weights: Digest
     tokenizer: Digest
+    previous: (
+        Annotated[tuple[Digest, ...], Field(min_length=1, max_length=1000, strict=False)] | None
+    ) = None
+
+    @field_validator("previous")
+    @classmethod
+    def _once_each(cls, previous: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if previous is not None and len(set(previous)) < len(previous):
+            raise ValueError("names a session twice")
+        return previous
 
 
 def _has_one_slot(text: str) -> bool:
@@ -244,7 +261,8 @@ class Aggregation(Section):
 
     Attributes:
         statistics: `sketch` sends Y and Z, `dense` S and T in full (the paper's form).
-        capacity: m, columns of Ω; at least the sum of all `max_edits` plus 8.
+        capacity: m, columns of Ω; at least the sum of all `max_edits`, with a memory N times its
+            `max_edits`, plus 8.
         ring_bits: 64 or 32.
         fractional_bits: f; one unit of the ring is 2^-f.
         magnitude_bound: largest absolute value that a party may contribute.
@@ -310,16 +328,19 @@ class Plan(Section):
     editing: Editing
     aggregation: Aggregation
     bounds: Bounds
+    memory: Memory | None = None
     timing: Timing = Timing()
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":
         edits = sum(party.max_edits for party in self.federation.parties)
-        need = edits + OVERSAMPLING
+        past = len(self.federation.parties) * self.max_past_edits
+        need = edits + past + OVERSAMPLING
         if self.aggregation.statistics == "sketch" and self.aggregation.capacity < need:
+            brought = f"{edits} edits" + (f" and {past} past ones" if past else "")
             raise ValueError(
                 f"aggregation.capacity {self.aggregation.capacity} is too small: the parties may "
-                f"bring {edits} edits, which needs {need}"
+                f"bring {brought}, which needs {need}"
             )
         # N·⌈B·2^f + 1/2⌉ < 2^(b-1): the sum of all parties' fixed-point numbers cannot wrap.
         # Exactly the rule of `FixedPoint`, so that a valid plan has an encoding.
@@ -403,10 +424,20 @@ class Plan(Section):
             return self.aggregation.capacity
         return max(layer.mapped for layer in self.editing.layers)
 
+    @property
+    def max_past_edits(self) -> int:
+        """Most past edits that any one party brings; 0 without a memory."""
+        return 0 if self.memory is None else self.memory.max_edits
+
     def energy_limits(self, parties: Iterable[PartyId]) -> EnergyLimits:
-        """Return what the edits of `parties` may weigh together."""
-        edits = sum(self.federation.parties[party - 1].max_edits for party in parties)
-        return EnergyLimits(edits * self.bounds.key_energy, edits * self.bounds.residual_energy)
+        """Return what the edits of `parties`, and the past ones they bring, may weigh together."""
+        members = [self.federation.parties[party - 1] for party in parties]
+        edits = sum(member.max_edits for member in members)
+        keys = edits * self.bounds.key_energy
+        if self.memory is not None:
+            past = len(members) * self.memory.max_edits
+            keys += past * self.memory.weight * self.bounds.key_energy
+        return EnergyLimits(keys, edits * self.bounds.residual_energy)
 
     def to_toml(self) -> str:
         """Write the plan as TOML that `load_plan` reads back to an equal plan."""

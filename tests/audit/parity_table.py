@@ -3,6 +3,7 @@
 Run as `python -m tests.audit.parity_table`. Each row is a session of the in-memory federation with
 the deployed state machines, masks and fixed point. *model* rows edit a tiny transformers model in
 float64, each party a copy of its own; *random* rows have random keys and residuals at every layer.
+In rows with a *memory* each party brings past edits besides its new ones, weighted by `WEIGHT`.
 The reference is the editor's published closed form (`party/editing/baselines.py`) in one process
 that holds all edits, dense, without sketch, key map or secure sum; in model rows it runs its own
 passes over its own model. It writes a JSON record and exits 1 if the first layer of a row misses
@@ -26,11 +27,12 @@ from rich.table import Table
 
 from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
-from collabedit.party.editing.baselines import centralised
+from collabedit.memory import Memory
+from collabedit.party.editing.baselines import PastKeys, centralised
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.editor import key_maps
 from collabedit.plan import EditorName, Plan
-from collabedit.simulation import Simulation
+from collabedit.simulation import Apply, Contribute, Simulation
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.audit.consoles import wide_console
 from tests.support.editors import (
@@ -41,16 +43,19 @@ from tests.support.editors import (
     random_second_moment,
     tiny_federation,
     with_editor,
+    with_memory,
 )
 from tests.support.federations import TestFederation, build_federation
 from tests.support.randomness import InsecureTestRandomness
 
 LIMIT = 1e-8
-LATER_LIMIT = 1e-7
+LATER_LIMIT = 1e-8
 PARTIES = 4
 EDITS_EACH = 4
 SIZE, OUTPUTS = 96, 40
 RANDOM_LAYERS = 2
+PAST_EACH = 2
+WEIGHT = 5.0
 
 STATISTICS: tuple[Statistics, ...] = ("sketch", "dense")
 SCHEDULES: tuple[Schedule, ...] = ("sequential", "parallel")
@@ -62,6 +67,7 @@ class Row:
 
     data: str
     editor: EditorName
+    memory: bool
     statistics: Statistics
     schedule: Schedule
     errors: list[float]
@@ -88,9 +94,7 @@ def model_errors(federation: TinyFederation, directory: Path, plan: Plan) -> lis
     def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         editors[party].apply(updates)
 
-    simulation = _session(plan, federation, directory)
-    simulation.run(contribute, apply)
-    simulation.coordinator.raise_if_aborted()
+    _run(_session(plan, federation, directory), contribute, apply)
     found = [
         max(
             relative_error(editor.updates[LayerIndex(layer)].dense(), update)
@@ -104,7 +108,13 @@ def model_errors(federation: TinyFederation, directory: Path, plan: Plan) -> lis
 
 
 def random_errors(
-    directory: Path, editor: EditorName, statistics: Statistics, schedule: Schedule, *, seed: int
+    directory: Path,
+    editor: EditorName,
+    statistics: Statistics,
+    schedule: Schedule,
+    *,
+    seed: int,
+    memory: Memory | None = None,
 ) -> list[float]:
     """One session over random matrices."""
     moments = {layer: random_second_moment(seed + layer, SIZE) for layer in range(RANDOM_LAYERS)}
@@ -116,9 +126,11 @@ def random_errors(
         edits_each=EDITS_EACH,
         statistics=f'"{statistics}"',
         schedule=f'"{schedule}"',
+        capacity=PARTIES * (EDITS_EACH + (0 if memory is None else memory.max_edits)) + 8,
         key_energy=1e4,
+        magnitude_bound=1e6,
     )
-    plan = with_editor(base.plan, editor, moments)
+    plan = with_memory(with_editor(base.plan, editor, moments), memory)
     covariance = None if editor == "ridge" else Covariance(moments, 1, {})
     rng = np.random.default_rng(seed)
     edits = {
@@ -128,33 +140,39 @@ def random_errors(
         )
         for party, layer in product(plan.party_ids, moments)
     }
+    past = {
+        (party, layer): rng.normal(size=(SIZE, plan.max_past_edits))
+        for party, layer in product(plan.party_ids, moments)
+    }
+    root = 1.0 if memory is None else np.sqrt(memory.weight)
     maps = {party: key_maps(plan, covariance) for party in plan.party_ids}
     merged: dict[int, Matrix] = {}
 
     def contribute(party: PartyId, task: TaskIndex) -> Matrix:
-        pairs = [(layer.index, *edits[party, layer.index]) for layer in plan.tasks[task]]
-        return contribution_vector(
-            plan,
-            task,
-            [(maps[party][layer].map_keys(keys), wanted) for layer, keys, wanted in pairs],
-        )
+        statistics = []
+        for layer in plan.tasks[task]:
+            keys, wanted = edits[party, layer.index]
+            both = np.hstack([keys, root * past[party, layer.index]])
+            statistics.append((maps[party][layer.index].map_keys(both), wanted))
+        return contribution_vector(plan, task, statistics)
 
     def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         for layer, update in updates.items():
             merged[layer] = update.left @ maps[party][layer].unmap_rows(update.right)
 
-    simulation = _session(plan, base, directory)
-    simulation.run(contribute, apply)
-    simulation.coordinator.raise_if_aborted()
+    _run(_session(plan, base, directory), contribute, apply)
     found = []
     for layer, moment in moments.items():
         keys, wanted = (
             np.concatenate([edits[party, layer][part] for party in plan.party_ids], axis=1)
             for part in (0, 1)
         )
-        found.append(
-            relative_error(merged[layer], centralised(plan.editing, layer, keys, wanted, moment))
-        )
+        remembered = None
+        if memory is not None:
+            pooled = np.concatenate([past[party, layer] for party in plan.party_ids], axis=1)
+            remembered = PastKeys(pooled, memory.weight)
+        want = centralised(plan.editing, layer, keys, wanted, moment, past=remembered)
+        found.append(relative_error(merged[layer], want))
     return found
 
 
@@ -169,31 +187,50 @@ def _session(
     )
 
 
+def _run(simulation: Simulation, contribute: Contribute, apply: Apply) -> None:
+    """Run a session in which nobody may drop out: the reference has everybody's edits."""
+    outcome = simulation.run(contribute, apply)
+    for _, error in outcome.refusals:
+        raise error
+    simulation.coordinator.raise_if_aborted()
+
+
 def rows(directory: Path) -> Iterator[Row]:
     """Run all sessions."""
-    federation = tiny_federation(directory, parties=PARTIES, edits_each=EDITS_EACH)
+    # GPT-2, whose norms compute in the model's own float64; Llama's would round to float32.
+    everything = tiny_federation(
+        directory, parties=PARTIES, edits_each=EDITS_EACH + PAST_EACH, model_type="gpt2"
+    )
+    federations = {False: everything.first(EDITS_EACH), True: everything.remembering(PAST_EACH)}
     count = 0
-    for data, editor, statistics, schedule in product(
-        ("random", "model"), EDITORS, STATISTICS, SCHEDULES
+    for data, editor, remembers, statistics, schedule in product(
+        ("random", "model"), EDITORS, (False, True), STATISTICS, SCHEDULES
     ):
         began, count = time.perf_counter(), count + 1
         spool = directory / f"session-{count}"
+        memory = Memory(weight=WEIGHT, max_edits=PAST_EACH) if remembers else None
         if data == "model":
-            plan = federation.plan(editor, statistics=statistics, schedule=schedule)
+            federation = federations[remembers]
+            plan = federation.plan(editor, statistics=statistics, schedule=schedule, memory=memory)
             errors = model_errors(federation, spool, plan)
         else:
-            errors = random_errors(spool, editor, statistics, schedule, seed=100)
-        yield Row(data, editor, statistics, schedule, errors, time.perf_counter() - began)
+            errors = random_errors(spool, editor, statistics, schedule, seed=100, memory=memory)
+        seconds = time.perf_counter() - began
+        yield Row(data, editor, remembers, statistics, schedule, errors, seconds)
 
 
 def _table(made: Sequence[Row]) -> Table:
     table = Table(title="merged updates against the centralised closed form, relative error")
-    for heading in ("data", "editor", "statistics", "schedule", "first layer", "later layers", ""):
+    for heading in (
+        *("data", "editor", "memory", "statistics", "schedule"),
+        *("first layer", "later layers", ""),
+    ):
         table.add_column(heading)
     for row in made:
         first, *later = row.errors
         table.add_row(
-            *(row.data, row.editor, row.statistics, row.schedule, f"{first:.1e}"),
+            *(row.data, row.editor, "yes" if row.memory else "", row.statistics, row.schedule),
+            f"{first:.1e}",
             ", ".join(f"{error:.1e}" for error in later),
             "ok" if row.ok else "[red]MISSED[/red]",
         )
@@ -215,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "limit_later_layers": LATER_LIMIT,
         "parties": PARTIES,
         "edits_each": EDITS_EACH,
+        "past_edits_each": PAST_EACH,
+        "memory_weight": WEIGHT,
         "totals": {
             "rows": len(made),
             "missed": missed,

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from collabedit.memory import Memory
 from collabedit.party.editing.key_map import KeyMap, Matrix
+from collabedit.plan import EditorName
 from tests.audit import parity_table
 from tests.audit.parity_table import LATER_LIMIT, LIMIT, Row, main, random_errors
 from tests.support.editors import EDITORS
@@ -22,12 +24,15 @@ from tests.support.editors import EDITORS
     ],
 )
 def test_a_row_is_held_to_its_limits(errors: list[float], *, ok: bool) -> None:
-    assert Row("random", "memit", "sketch", "parallel", errors, 0.1).ok is ok
+    assert Row("random", "memit", False, "sketch", "parallel", errors, 0.1).ok is ok
 
 
+@pytest.mark.parametrize("memory", [None, Memory(weight=5.0, max_edits=2)])
 @pytest.mark.parametrize("editor", EDITORS)
-def test_random_rows_reach_the_limit(editor: str, tmp_path: Path) -> None:
-    errors = random_errors(tmp_path, editor, "sketch", "parallel", seed=1)  # type: ignore[arg-type]
+def test_random_rows_reach_the_limit(
+    editor: EditorName, memory: Memory | None, tmp_path: Path
+) -> None:
+    errors = random_errors(tmp_path, editor, "sketch", "parallel", seed=1, memory=memory)
     assert max(errors) < LIMIT
 
 
@@ -46,7 +51,7 @@ def test_a_key_map_that_is_off_is_missed_and_the_status_says_so(
     out = tmp_path / "parity-table.json"
     assert main(["--out", str(out)]) == 1
     record = json.loads(out.read_text())
-    assert record["totals"]["rows"] == record["totals"]["missed"] == 2
+    assert record["totals"]["rows"] == record["totals"]["missed"] == 4
     monkeypatch.undo()
     monkeypatch.setattr(parity_table, "EDITORS", ("memit",))
     monkeypatch.setattr(parity_table, "STATISTICS", ("sketch",))

@@ -33,11 +33,11 @@ from collabedit.party.editing.editor import (
     edited_layers,
     key_maps,
     load_plan_model,
-    load_updates,
     target_settings,
 )
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.targets import load_targets, settings_digest
+from collabedit.party.editing.updates import load_update
 from collabedit.party.edits import edits_digest, load_edits
 from collabedit.plan import Plan, format_digest
 from collabedit.simulation import Simulation
@@ -97,9 +97,9 @@ class Finished:
         )
         return Share(edits, targets)
 
-    def updates(self, party: str) -> dict[LayerIndex, LowRankUpdate]:
+    def updates(self, party: str) -> Mapping[LayerIndex, LowRankUpdate]:
         path = self.session.work(party) / "update.safetensors"
-        return load_updates(path, weights=self.plan.model.weights)
+        return load_update(path, weights=self.plan.model.weights).updates
 
 
 def centralised(finished: Finished, survivors: Sequence[Sequence[str]]) -> Updates:

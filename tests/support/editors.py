@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,7 @@ from collabedit.crypto.signing import SigningKey
 from collabedit.demo.federation import own_facts
 from collabedit.demo.methods import Share, edit_alone
 from collabedit.ids import AGGREGATOR, PartyId
+from collabedit.memory import Memory
 from collabedit.party.editing.covariance import Covariance, second_moments
 from collabedit.party.editing.editor import ModelEditor, key_maps
 from collabedit.party.editing.key_map import null_space_size
@@ -77,6 +78,14 @@ def with_editor(plan: Plan, editor: EditorName, moments: Mapping[int, Matrix]) -
     return Plan.model_validate(values)
 
 
+def with_memory(plan: Plan, memory: Memory | None) -> Plan:
+    """The plan with a memory, or as it is."""
+    values: dict[str, Any] = plan.model_dump(mode="json", exclude_none=True)
+    if memory is not None:
+        values["memory"] = memory.model_dump(mode="json")
+    return Plan.model_validate(values)
+
+
 @dataclass
 class TinyFederation:
     """Parties with edits and a model of their own each, and one more model for the trustee.
@@ -101,6 +110,7 @@ class TinyFederation:
         *,
         statistics: Statistics = "sketch",
         schedule: Schedule = "sequential",
+        memory: Memory | None = None,
     ) -> Plan:
         def public(party: PartyId) -> str:
             return self.identities[party].verify_key.to_bytes().hex()
@@ -120,8 +130,32 @@ class TinyFederation:
             editor=editor,
             schedule=schedule,
             statistics=statistics,
+            memory=memory,
             **own_parameters(editor, self.covariance.matrices),
         )
+
+    def remembering(self, count: int) -> "TinyFederation":
+        """The same federation, each party's last `count` edits being past ones."""
+        return self._with_shares({p: _split(share, count) for p, share in self.shares.items()})
+
+    def first(self, count: int) -> "TinyFederation":
+        """The same federation with each party's first `count` edits alone."""
+        return self._with_shares(
+            {
+                party: replace(_split(share, len(share.edits) - count), past=())
+                for party, share in self.shares.items()
+            }
+        )
+
+    def _with_shares(self, shares: dict[PartyId, Share]) -> "TinyFederation":
+        edits = tuple(edit for share in shares.values() for edit in share.edits)
+        values = torch.cat([share.targets.values for share in shares.values()], dim=1)
+        everything = Share(
+            edits,
+            replace(self.everything.targets, values=values),
+            tuple(edit for share in shares.values() for edit in share.past),
+        )
+        return replace(self, shares=shares, everything=everything)
 
     def moments(self, plan: Plan) -> Covariance | None:
         return None if plan.editing.covariance is None else self.covariance
@@ -135,6 +169,7 @@ class TinyFederation:
                 share.edits,
                 share.targets,
                 key_maps(plan, self.moments(plan)),
+                past=share.past,
             )
             for party, share in self.shares.items()
         }
@@ -142,6 +177,12 @@ class TinyFederation:
     def centralised(self, plan: Plan) -> dict[int, Matrix]:
         """The published closed form in one process over all edits, batched together."""
         return edit_alone(plan, self.central, self.moments(plan), [self.everything])
+
+
+def _split(share: Share, count: int) -> Share:
+    kept = len(share.edits) - count
+    targets = replace(share.targets, values=share.targets.values[:, :kept])
+    return Share(share.edits[:kept], targets, share.edits[kept:])
 
 
 def tiny_federation(

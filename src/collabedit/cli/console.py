@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import structlog
 import typer
@@ -32,6 +32,14 @@ terminal = Console(
 
 Advance: TypeAlias = Callable[[int, int], None]
 """Called with (done, total)."""
+
+PreviousOption: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--previous",
+        help="Update of an earlier session that the model continues; oldest first, repeatable.",
+    ),
+]
 
 MISSING_PARTY_PACKAGES = (
     "this command needs the editing engine: pip install 'collabedit[party]' (torch, transformers)"

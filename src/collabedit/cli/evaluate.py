@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from collabedit.cli.console import progress_bar, terminal
+from collabedit.cli.console import PreviousOption, progress_bar, terminal
 from collabedit.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def run(
     model: Annotated[Path, typer.Option(help="Model directory, edited or not.")],
     edits: Annotated[Path, typer.Option(help="Edits file.")],
+    previous: PreviousOption = None,
     text: Annotated[
         Path | None, typer.Option(help="Text for the perplexity; default: leave it out.")
     ] = None,
@@ -39,6 +40,7 @@ def run(
     from collabedit.party.editing.evaluate import evaluate
     from collabedit.party.editing.measures import Figure, figures
     from collabedit.party.editing.model import load_model
+    from collabedit.party.editing.updates import apply_saved, load_chain
     from collabedit.party.edits import load_edits
 
     records = load_edits(edits)
@@ -47,6 +49,9 @@ def run(
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{text}: cannot be read as UTF-8 text: {error}") from error
     loaded = load_model(model, dtype=dtype, device=device)
+    if previous:
+        for saved in load_chain(previous, weights=f"sha256:{loaded.weights_digest()}"):
+            apply_saved(loaded, saved)
     with progress_bar("evaluating") as advance:
         evaluation = evaluate(loaded, records, text=prose, with_fluency=fluency, progress=advance)
     found = figures(evaluation.outcomes)

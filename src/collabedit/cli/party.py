@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from collabedit.cli.console import (
+    PreviousOption,
     check_address,
     check_place,
     configure_logs,
@@ -145,24 +146,31 @@ def _own_edits(plan: Plan, name: str, path: Path) -> tuple[Edit, ...]:
 
 def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: Path) -> "Targets":
     """Read the targets that `prepare` left, or compute them now and leave them."""
-    from collabedit.party.editing.editor import edited_layers, target_settings
+    from collabedit.party.editing.editor import edited_layers, start_weights, target_settings
     from collabedit.party.editing.targets import compute_targets, load_targets, settings_digest
 
     layer = edited_layers(plan.editing)[-1]
     settings = target_settings(plan.editing)
     templates = plan.editing.context_templates
+    weights = start_weights(plan)
     if path.exists():
         say(f"using the targets in {path}")
         return load_targets(
             path,
             edits_digest=edits_digest(edits),
             settings_digest=settings_digest(
-                model, layer=layer, templates=templates, settings=settings
+                model, layer=layer, templates=templates, settings=settings, weights=weights
             ),
         )
     with progress_bar("targets") as advance:
         targets = compute_targets(
-            model, edits, layer=layer, templates=templates, settings=settings, progress=advance
+            model,
+            edits,
+            layer=layer,
+            templates=templates,
+            settings=settings,
+            weights=weights,
+            progress=advance,
         )
     targets.save(path)
     return targets
@@ -175,6 +183,7 @@ def prepare(
     model: ModelOption,
     edits: EditsOption,
     work: WorkOption,
+    previous: PreviousOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -185,7 +194,7 @@ def prepare(
     records = _own_edits(plan, name, edits)
     _prepare_directory(work)
     _use_threads(threads)
-    loaded = load_plan_model(plan, model, device=device)
+    loaded = load_plan_model(plan, model, device=device, previous=previous or ())
     _targets(plan, loaded, records, work / TARGETS_FILE)
     say(f"{len(records)} targets are in {work / TARGETS_FILE} (private)")
 
@@ -205,6 +214,7 @@ def join(
     covariance: Annotated[
         Path | None, typer.Option(help="The plan's covariance file, if it has one.")
     ] = None,
+    previous: PreviousOption = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the edited checkpoint here; must not exist.")
     ] = None,
@@ -267,12 +277,12 @@ def join(
                 key_maps,
                 load_plan_covariance,
                 load_plan_model,
-                save_updates,
             )
             from collabedit.party.editing.model import save_checkpoint
+            from collabedit.party.editing.updates import save_updates
 
             maps = key_maps(plan, load_plan_covariance(plan, covariance))
-            loaded = load_plan_model(plan, model, device=device)
+            loaded = load_plan_model(plan, model, device=device, previous=previous or ())
         with watch.phase("targets"):
             targets = _targets(plan, loaded, records, work / TARGETS_FILE)
         editor = ModelEditor(plan, loaded, records, targets, maps)
@@ -303,7 +313,7 @@ def join(
                 error.add_note(f"evidence for others is in {path}")
             raise
         with watch.phase("save"):
-            save_updates(work / UPDATE_FILE, editor.updates, plan=plan)
+            save_updates(work / UPDATE_FILE, editor.updates, plan=plan, session=session)
             # A process that died between saving and the end of its journal has written it.
             if output is not None and not (finished and output.exists()):
                 save_checkpoint(loaded, output)
@@ -326,6 +336,7 @@ def _write_report(
         "party": name,
         "plan": format_digest(plan.digest),
         "session": session.session_id,
+        "session_digest": session.digest,
         "tasks": [
             {
                 "task": task.task,
@@ -351,17 +362,17 @@ def apply(
     model: ModelOption,
     update: Annotated[Path, typer.Option(help="An update that `party join` wrote.")],
     output: Annotated[Path, typer.Option(help="Edited checkpoint to write; must not exist.")],
+    previous: PreviousOption = None,
 ) -> None:
     """Write an edited checkpoint from a stored update."""
-    from collabedit.party.editing.apply import apply_update
-    from collabedit.party.editing.editor import load_plan_model, load_updates
+    from collabedit.party.editing.editor import load_plan_model
     from collabedit.party.editing.model import save_checkpoint
+    from collabedit.party.editing.updates import apply_saved, load_chain
 
     _check_output(output)
     plan = load_plan(plan_file)
-    updates = load_updates(update, weights=plan.model.weights)
-    loaded = load_plan_model(plan, model, device="cpu")
-    for layer, low_rank in sorted(updates.items()):
-        apply_update(loaded, layer, low_rank)
+    saved = load_chain([*(previous or ()), update], weights=plan.model.weights)[-1]
+    loaded = load_plan_model(plan, model, device="cpu", previous=previous or ())
+    apply_saved(loaded, saved)
     save_checkpoint(loaded, output)
     say(f"edited model written to {output}")

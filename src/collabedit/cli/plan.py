@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.table import Table
 
-from collabedit.cli.console import check_place, parse_layers, say, terminal
+from collabedit.cli.console import PreviousOption, check_place, parse_layers, say, terminal
 from collabedit.cli.credentials import read_identity
 from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError, PlanError
 from collabedit.ids import AGGREGATOR
+from collabedit.memory import Memory
 from collabedit.plan import (
     Coordinator,
     Editing,
@@ -68,11 +69,22 @@ def new(
     schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
     statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
     dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
+    previous: PreviousOption = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Most past edits that a party brings; its edits are kept. Default: none."
+        ),
+    ] = None,
+    memory_weight: Annotated[
+        float | None, typer.Option(help="Of a past edit against a new one; default: 1.")
+    ] = None,
 ) -> None:
     """Write a plan from a model, a covariance and the parties' public keys."""
     from collabedit.party.editing.covariance import load_covariance
     from collabedit.party.editing.model import load_model
     from collabedit.party.editing.proposal import propose_plan
+    from collabedit.party.editing.updates import load_chain
 
     if out.exists():
         raise InputError(f"{out}: exists already")
@@ -81,9 +93,12 @@ def new(
         raise InputError(f"--schedule {schedule}: must be sequential or parallel")
     if statistics not in {"sketch", "dense"}:
         raise InputError(f"--statistics {statistics}: must be sketch or dense")
+    if memory_weight is not None and memory is None:
+        raise InputError("--memory-weight needs --memory")
     chosen_editor = parse_editor(editor)
     moments = None if covariance is None else load_covariance(covariance)
     loaded = load_model(model, dtype=dtype)
+    history = load_chain(previous or (), weights=f"sha256:{loaded.weights_digest()}")
     coordinator, _, identity = aggregator.partition(":")
     with plan_errors("the new plan"):
         plan = propose_plan(
@@ -102,6 +117,10 @@ def new(
             shift=shift,
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
+            memory=None
+            if memory is None
+            else Memory(weight=memory_weight or 1.0, max_edits=memory),
+            history=history,
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(plan.to_toml(), encoding="utf-8")
@@ -119,9 +138,11 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ("digest", format_digest(plan.digest)),
         ("model", f"{plan.model.name} ({plan.model.architecture}, {plan.model.dtype})"),
         ("weights", plan.model.weights),
+        *(("continues session", session) for session in plan.model.previous or ()),
         ("editor", f"{editing.editor}, {editing.schedule}, {_parameters(editing)}"),
         ("layers", ", ".join(str(layer.index) for layer in editing.layers)),
         ("covariance", editing.covariance or "none"),
+        ("memory", _memory(plan)),
         (
             "sum",
             f"{aggregation.backend}, {aggregation.statistics}, capacity {aggregation.capacity}",
@@ -179,6 +200,12 @@ def _parameters(editing: Editing) -> str:
     return f"λ = {editing.covariance_weight:g}, ρ = {editing.ridge:g}"
 
 
+def _memory(plan: Plan) -> str:
+    if plan.memory is None:
+        return "none"
+    return f"up to {plan.memory.max_edits} past edits of each party, weight {plan.memory.weight:g}"
+
+
 def _collusion(plan: Plan) -> str:
     parties = len(plan.federation.parties)
     graph = plan_neighbourhood(plan, parties)
@@ -204,6 +231,7 @@ def check(
     edits: Annotated[Path | None, typer.Option(help="Do these edits fit? Needs --name.")] = None,
     identity: Annotated[Path | None, typer.Option(help="Is this --name's identity key?")] = None,
     name: Annotated[str | None, typer.Option(help="Own name in the plan.")] = None,
+    previous: PreviousOption = None,
 ) -> None:
     """Check a plan, and what a party has, before anything is sent. Prints the digest."""
     plan = load_plan(plan_file)
@@ -226,7 +254,12 @@ def check(
     if model is not None:
         from collabedit.party.editing.editor import load_plan_model
 
-        load_plan_model(plan, model)
+        load_plan_model(plan, model, previous=previous or ())
+    elif previous:
+        from collabedit.party.editing.updates import load_history
+
+        sessions = plan.model.previous or ()
+        load_history(previous, weights=plan.model.weights, sessions=sessions)
     say(f"{plan_file}: valid")
     typer.echo(format_digest(plan.digest))
 

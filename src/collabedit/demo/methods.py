@@ -14,6 +14,7 @@ import numpy as np
 
 from collabedit.party.editing.apply import applied, apply_update
 from collabedit.party.editing.baselines import (
+    PastKeys,
     centralised,
     simple_average,
     task_arithmetic,
@@ -34,16 +35,17 @@ Updates = dict[int, Matrix]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One party's edits with their targets."""
+    """One party's edits with their targets, and its past edits."""
 
     edits: Sequence[Edit]
     targets: Targets
+    past: Sequence[Edit] = ()
 
 
 def edit_alone(
     plan: Plan, model: EditableModel, covariance: Covariance | None, shares: Sequence[Share]
 ) -> Updates:
-    """Run the plan's editor in one place over the edits of `shares`; the model stays unedited."""
+    """Run the plan's editor in one place over the edits of `shares`; the model stays as it is."""
     editing = plan.editing
     layers = [layer.index for layer in editing.layers]
     updates: Updates = {}
@@ -70,10 +72,21 @@ def edit_alone(
                 np.concatenate(keys, axis=1),
                 np.concatenate(wanted, axis=1),
                 None if covariance is None else covariance.matrices[layer],
+                past=_past_keys(plan, model, layer, shares),
             )
             if editing.schedule == "sequential":
                 stack.callback(apply_update(model, layer, _factors(updates[layer])).restore)
     return updates
+
+
+def _past_keys(
+    plan: Plan, model: EditableModel, layer: int, shares: Sequence[Share]
+) -> PastKeys | None:
+    if plan.memory is None:
+        return None
+    templates = plan.editing.context_templates
+    keys = [compute_keys(model, share.past, layer, templates).numpy() for share in shares]
+    return PastKeys(np.concatenate(keys, axis=1), plan.memory.weight)
 
 
 def _factors(update: Matrix) -> LowRankUpdate:

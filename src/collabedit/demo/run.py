@@ -33,11 +33,12 @@ from collabedit.demo.report import (
 )
 from collabedit.errors import AcceptanceError, InputError
 from collabedit.party.editing.covariance import Covariance, load_covariance
-from collabedit.party.editing.editor import load_updates, target_settings
+from collabedit.party.editing.editor import target_settings
 from collabedit.party.editing.evaluate import evaluate
 from collabedit.party.editing.gathering import SELF_SAMPLES, gather_covariance
 from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.targets import load_targets, settings_digest
+from collabedit.party.editing.updates import load_update
 from collabedit.party.edits import edits_digest
 from collabedit.plan import EditorName, format_digest
 
@@ -204,9 +205,9 @@ def _compare(
     merged = [
         {
             int(layer): update.dense()
-            for layer, update in load_updates(
+            for layer, update in load_update(
                 party.work / "update.safetensors", weights=plan.model.weights
-            ).items()
+            ).updates.items()
         }
         for party in federation.parties
     ]

@@ -13,6 +13,7 @@ from collabedit.bounds import EnergyLimits
 from collabedit.errors import BoundsError, MalformedMessageError, NumericError
 from collabedit.exchange import contribution_vector, decode_bundle, encode_bundle, merge_vector
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
+from collabedit.plan import Plan
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.federations import EDITS_EACH, MAPPED, OUTPUTS, build_federation
 
@@ -364,3 +365,56 @@ def test_a_sum_beyond_what_its_parties_can_add_up_to_is_refused(parties: int) ->
     for beyond in (fits * 1.001, np.array([np.nan])):
         with pytest.raises(BoundsError):
             bounds.check_magnitude(beyond, parties=parties, bound=2.0, step=STEP)
+
+
+# Past edits.
+
+WEIGHT, PAST = 40.0, 2
+
+
+def remembering(statistics: str, weight: float = WEIGHT) -> Plan:
+    base = build_federation(
+        4,
+        statistics=f'"{statistics}"',
+        key_energy=15.0,
+        residual_energy=100.0,
+        magnitude_bound=100000.0,
+        fractional_bits=36,
+        capacity=4 * (EDITS_EACH + PAST) + sk.OVERSAMPLING,
+    )
+    values = base.plan.model_dump(mode="json", exclude_none=True)
+    return Plan.model_validate({**values, "memory": {"weight": weight, "max_edits": PAST}})
+
+
+@pytest.mark.parametrize("statistics", ["sketch", "dense"])
+@pytest.mark.parametrize("weight", [WEIGHT, 0.01])
+def test_past_edits_have_room_of_their_own_and_no_more(statistics: str, weight: float) -> None:
+    plan, rng = remembering(statistics, weight), np.random.default_rng(1)
+    limits = plan.energy_limits(plan.party_ids)
+    assert limits.keys == pytest.approx(4 * EDITS_EACH * 15.0 + 4 * PAST * weight * 15.0)
+    assert limits.residuals == pytest.approx(4 * EDITS_EACH * 100.0)
+    root = np.sqrt(weight)
+
+    def contribution(keys: Matrix, past: Matrix) -> Matrix:
+        wanted = np.zeros((OUTPUTS, keys.shape[1]))
+        return contribution_vector(plan, FIRST, [(np.hstack([keys, root * past]), wanted)])
+
+    def filled() -> tuple[Matrix, Matrix]:
+        return columns(rng, MAPPED, 15.0 * (1 - 1e-9), EDITS_EACH), columns(rng, MAPPED, 15.0, PAST)
+
+    total = np.sum([contribution(*filled()) for _ in plan.party_ids], axis=0)
+    merge_vector(plan, FIRST, total, survivors=plan.party_ids, noise=1e-12)
+    with pytest.raises(BoundsError, match=r"layer 0: .*key_energy"):
+        merge_vector(plan, FIRST, total, survivors=plan.party_ids[:3], noise=1e-12)
+    keys, past = filled()
+    past[:, 1] *= 1 + 1e-6
+    with pytest.raises(BoundsError, match=f"layer 0: the key of past edit 2 of {PAST}"):
+        contribution(keys, past)
+
+
+def test_keys_without_residuals_need_a_memory() -> None:
+    keys, residuals = FEDERATION.edits[PartyId(1), FIRST]
+    with pytest.raises(ValueError, match="without a memory"):
+        contribution_vector(PLAN, FIRST, [(keys, residuals[:, :-1])])
+    with pytest.raises(ValueError, match="shape"):
+        contribution_vector(remembering("sketch"), FIRST, [(keys[:, :-1], residuals)])

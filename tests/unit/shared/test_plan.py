@@ -140,6 +140,14 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("bounds.key_energy", float("inf"), "bounds.key_energy", "finite"),
     ("bounds.residual_energy", -1.0, "bounds.residual_energy", "greater than 0"),
     ("bounds.residual_energy", float("nan"), "bounds.residual_energy", "finite"),
+    ("memory", {"max_edits": 1}, "memory.weight", "Field required"),
+    ("memory", {"weight": 0.0, "max_edits": 1}, "memory.weight", "greater than 0"),
+    ("memory", {"weight": 1e10, "max_edits": 1}, "memory.weight", "less"),
+    ("memory", {"weight": 1.0, "max_edits": -1}, "memory.max_edits", "greater"),
+    ("memory", {"weight": 1.0, "max_edits": 1}, "plan", "12 edits and 4 past ones, which needs 24"),
+    ("model.previous", [], "model.previous", "at least 1"),
+    ("model.previous", [KEY], "model.previous.0", "pattern"),
+    ("model.previous", ["sha256:" + KEY] * 2, "model.previous", "names a session twice"),
     ("timing.round", 0.0, "timing.round", "greater than 0"),
     ("timing.liveness", 1e9, "timing.liveness", "less"),
 ]
@@ -242,6 +250,20 @@ def test_the_digest_of_a_plan_is_pinned() -> None:
 
 
 PINNED_DIGEST = "189114d21946725440b42b0e0da5035240f3d0e26c392c56de06f90318d2c3b1"
+
+
+def test_a_memory_and_a_history_are_in_the_digest_only_where_they_are() -> None:
+    values = changed("memory", {"weight": 1.0, "max_edits": 0})
+    remembering = parse(values)
+    values["model"]["previous"] = ["sha256:" + KEY]
+    continuing = parse(values)
+    assert len({plan.digest for plan in (PLAN, remembering, continuing)}) == 3
+    for plan in (remembering, continuing):
+        again = parse_plan(plan.to_toml(), source="p")
+        assert again == plan
+        assert again.digest == plan.digest
+    del values["memory"], values["model"]["previous"]
+    assert parse(values).digest == PLAN.digest
 
 
 OWN: dict[str, tuple[dict[str, object], dict[str, object]]] = {

@@ -5,7 +5,7 @@ problem that each paper states, so that formula and implementation are not one p
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from collabedit.errors import InputError, NumericError, PlanError
 from collabedit.exchange import contribution_vector, merge_vector, plan_encoding
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party.editing.baselines import (
+    PastKeys,
     centralised,
     centralised_alphaedit,
     centralised_emmet,
@@ -60,6 +61,11 @@ class Scene:
     plan: Plan
     keys: list[Matrix]
     residuals: list[Matrix]
+    past: list[Matrix] = field(default_factory=list)
+
+    def without_last(self) -> "Scene":
+        keys = [keys[:, :-1] for keys in self.keys]
+        return replace(self, keys=keys, residuals=[wanted[:, :-1] for wanted in self.residuals])
 
     @property
     def pooled(self) -> tuple[Matrix, Matrix]:
@@ -74,8 +80,12 @@ class Scene:
         """Sketch, fixed point, ring sum, merge; then ΔW as each party maps it back."""
         encoding = plan_encoding(self.plan)
         total = np.zeros(self.plan.task_length(TASK), dtype=encoding.ring.dtype)
-        for key_map, keys, residuals in zip(maps, self.keys, self.residuals, strict=True):
-            statistics = [(key_map.map_keys(keys), residuals)]
+        for party, key_map in enumerate(maps):
+            mapped = key_map.map_keys(self.keys[party])
+            if self.past and self.plan.memory is not None:
+                root = np.sqrt(self.plan.memory.weight)
+                mapped = np.hstack([mapped, root * key_map.map_keys(self.past[party])])
+            statistics = [(mapped, self.residuals[party])]
             total += encoding.encode(contribution_vector(self.plan, TASK, statistics))
         updates = merge_vector(
             self.plan,
@@ -88,7 +98,10 @@ class Scene:
         return [update.left @ key_map.unmap_rows(update.right) for key_map in maps]
 
     def centralised(self) -> Matrix:
-        return centralised(self.plan.editing, 0, *self.pooled, MOMENT)
+        past = None
+        if self.past and self.plan.memory is not None:
+            past = PastKeys(np.concatenate(self.past, axis=1), self.plan.memory.weight)
+        return centralised(self.plan.editing, 0, *self.pooled, MOMENT, past=past)
 
 
 def scene(editor: EditorName, statistics: Statistics = "sketch", *, seed: int = 3) -> Scene:
@@ -197,30 +210,61 @@ def test_emmet_s_constraints_hold_where_a_party_repeats_another_s_edit(
     np.testing.assert_allclose(update @ keys, residuals, atol=1e-7)
 
 
-def test_a_column_without_residual_is_a_key_to_be_left_alone() -> None:
-    # What a memory of earlier edits will need of the merge: past keys, whose residual is zero.
-    for editor in EDITORS:
-        several = scene(editor)
-        for residuals in several.residuals:
-            residuals[:, 0] = 0
-        new = np.concatenate([keys[:, 1:] for keys in several.keys], axis=1)
-        wanted = np.concatenate([residuals[:, 1:] for residuals in several.residuals], axis=1)
-        past = np.concatenate([keys[:, :1] for keys in several.keys], axis=1)
-        update = several.merged(several.maps())[0]
+# With past edits.
+
+
+def remembering(editor: EditorName, weight: float, statistics: Statistics = "sketch") -> Scene:
+    """A scene in which the last key of each party is a past one."""
+    several = scene(editor, statistics)
+    values = several.plan.model_dump(mode="json", exclude_none=True)
+    values["aggregation"] |= {"capacity": PARTIES * (EDITS_EACH + 1) + 8, "magnitude_bound": 1e6}
+    plan = Plan.model_validate({**values, "memory": {"weight": weight, "max_edits": 1}})
+    return replace(several, plan=plan, past=[keys[:, -1:] for keys in several.keys]).without_last()
+
+
+@pytest.mark.parametrize("statistics", ["sketch", "dense"])
+@pytest.mark.parametrize("weight", [1.0, 30.0])
+@pytest.mark.parametrize("editor", EDITORS)
+def test_past_keys_are_left_alone_as_each_editor_s_own_memory_does(
+    editor: EditorName, weight: float, statistics: Statistics
+) -> None:
+    several = remembering(editor, weight, statistics)
+    want = several.centralised()
+    forgetful = replace(several, past=[]).centralised()
+    new, wanted = several.pooled
+    (past,) = [np.concatenate(several.past, axis=1)]
+    for update in several.merged(several.maps()):
+        assert relative_error(update, want) < 1e-8
+        assert np.linalg.norm(update @ past) < 0.9 * np.linalg.norm(forgetful @ past)
         if editor == "emmet":
             np.testing.assert_allclose(update @ past, 0, atol=1e-7)
             np.testing.assert_allclose(update @ new, wanted, atol=1e-7)
-            continue
-        gram = new @ new.T + past @ past.T
-        if editor == "alphaedit":
-            # jianghoucheng/AlphaEdit, AlphaEdit_main.py, with past Gram matrices in `cache_c`.
-            matrix = projector() @ gram + L2 * np.eye(SIZE)
-            want = np.linalg.solve(matrix, projector() @ new @ wanted.T).T
-        else:
-            weight = several.plan.editing.covariance_weight
-            base = np.exp(SHIFT) * np.eye(SIZE) if weight is None else weight * MOMENT
-            want = np.linalg.solve(base + gram, new @ wanted.T).T
-        assert np.linalg.norm(update - want) < 1e-8 * np.linalg.norm(want)
+    # The normal equations as the papers write them, by a plain inverse.
+    gram = new @ new.T + weight * past @ past.T
+    if editor == "alphaedit":
+        matrix = projector() @ gram + L2 * np.eye(SIZE)
+        plain = wanted @ new.T @ projector() @ np.linalg.inv(matrix).T
+    elif editor == "emmet":
+        both, zeros = np.hstack([new, past]), np.zeros((OUTPUTS, past.shape[1]))
+        white = np.linalg.inv(MOMENT) @ both
+        plain = np.hstack([wanted, zeros]) @ np.linalg.inv(both.T @ white) @ white.T
+    else:
+        mass = several.plan.editing.covariance_weight
+        base = np.exp(SHIFT) * np.eye(SIZE) if mass is None else mass * MOMENT
+        plain = wanted @ new.T @ np.linalg.inv(base + gram)
+    assert relative_error(want, plain) < 1e-8
+
+
+def test_emmet_s_weight_decides_only_where_a_past_key_is_a_new_one() -> None:
+    light, heavy = (remembering("emmet", weight) for weight in (1.0, 100.0))
+    assert relative_error(heavy.centralised(), light.centralised()) < 1e-9
+    for several, weight in ((light, 1.0), (heavy, 100.0)):
+        several.past[0] = several.keys[0][:, :1].copy()
+        update = several.merged(several.maps())[0]
+        assert relative_error(update, several.centralised()) < 1e-7
+        # Least squares over the two columns of one key: its residual once, zero w times.
+        share = several.residuals[0][:, 0] / (1 + weight)
+        np.testing.assert_allclose(update @ several.keys[0][:, 0], share, atol=1e-6)
 
 
 # Mixing editors.
