@@ -11,7 +11,7 @@ from collabedit.aggregator.tiles import TileStore
 from collabedit.bounds import check_magnitude
 from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.errors import AbortReason, BoundsError, NumericError, StorageError
-from collabedit.exchange import encode_bundle, merge_vector, plan_encoding
+from collabedit.exchange import encode_bundle, encode_counts, merge_vector, plan_encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,17 @@ Outcome: TypeAlias = OpenedTask | MergeRefused
 
 
 def open_and_merge(state: Opening, store: TileStore) -> Outcome:
-    """Open the sum over the survivors and merge it."""
+    """Open the sum over the survivors and merge it; a counting task's is released as it is."""
     setup = state.progress.setup
-    encoding = plan_encoding(setup.plan)
+    plan, task = setup.plan, setup.context.task
+    encoding = plan_encoding(plan)
     try:
         total = store.open_sum(state.survivors, ring=encoding.ring, masks=state.masks)
     except StorageError as error:
         return MergeRefused(str(error), AbortReason.INTERNAL)
+    if plan.counting(task):
+        # The parties' pads are on it: nothing here can be checked, or learned.
+        return _opened(encode_counts(plan, task, total), total)
     # Each party rounds to a multiple of the step: N independent errors, uniform over one step.
     noise = encoding.step * float(np.sqrt(len(state.survivors) / 12))
     decoded = encoding.decode(total)
@@ -47,14 +51,15 @@ def open_and_merge(state: Opening, store: TileStore) -> Outcome:
             bound=encoding.magnitude_bound,
             step=encoding.step,
         )
-        updates = merge_vector(
-            setup.plan, setup.context.task, decoded, survivors=state.survivors, noise=noise
-        )
+        updates = merge_vector(plan, task, decoded, survivors=state.survivors, noise=noise)
     except BoundsError as error:
         return MergeRefused(str(error), AbortReason.BOUNDS_EXCEEDED)
     except NumericError as error:
         return MergeRefused(str(error))
-    bundle = encode_bundle(updates)
+    return _opened(encode_bundle(updates), total)
+
+
+def _opened(bundle: bytes, total: RingArray) -> OpenedTask:
     event = Merged(
         update_digest=hashlib.sha256(bundle).digest(),
         update_bytes=len(bundle),

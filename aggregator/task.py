@@ -158,7 +158,8 @@ def _on_verify(
 
 def _end_advertise(state: s.CollectingAdvertisements, progress: s.Progress) -> s.Step:
     envelopes = _in_order(state.envelopes)
-    graph = plan_neighbourhood(progress.setup.plan, len(state.answers))
+    setup = progress.setup
+    graph = plan_neighbourhood(setup.plan, len(state.answers), task=setup.context.task)
     following = s.CollectingShares(progress, envelopes, dict(state.answers), graph)
     return s.Step(following, _to_all(progress, frozenset(state.answers), m.Roster(envelopes)))
 

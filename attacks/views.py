@@ -103,7 +103,7 @@ class RecipientView:
         """Cut the view from a simulated session: the bundles that parties downloaded."""
         updates: dict[LayerIndex, LowRankUpdate] = {}
         for delivery in outcome.transcript:
-            if delivery.kind == "bundle":
+            if delivery.kind == "bundle" and plan.counting(delivery.task) is None:
                 updates |= decode_bundle(plan, delivery.task, delivery.data)
         return cls(plan, updates)
 

@@ -40,7 +40,7 @@ import numpy as np
 
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.shamir import MIN_THRESHOLD
-from collabedit.ids import PartyId
+from collabedit.ids import PartyId, TaskIndex
 from collabedit.plan import Plan
 
 FULL_GRAPH_PARTIES: Final = 32
@@ -66,9 +66,14 @@ class Neighbourhood:
     threshold: int
 
 
-def plan_neighbourhood(plan: Plan, roster: int) -> Neighbourhood:
-    """Return the neighbourhoods of a task under `plan` whose roster has `roster` parties."""
-    return neighbourhood(roster, threshold=plan.threshold, corruptions=plan.federation.corruptions)
+def plan_neighbourhood(plan: Plan, roster: int, *, task: TaskIndex) -> Neighbourhood:
+    """Return the neighbourhoods of `task` under `plan` if its roster has `roster` parties.
+
+    Full for a counting task, whatever the plan says: everybody needs everybody's part of the group
+    secret there (SPEC 4.9(d)).
+    """
+    corruptions = None if plan.counting(task) else plan.federation.corruptions
+    return neighbourhood(roster, threshold=plan.threshold, corruptions=corruptions)
 
 
 def neighbourhood(roster: int, *, threshold: int, corruptions: int | None) -> Neighbourhood:

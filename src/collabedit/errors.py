@@ -21,8 +21,9 @@
     │   └── SessionAbortedError             the session ended early; carries an AbortReason
     ├── TransportError                  6   the network or TLS
     ├── AcceptanceError                 7   a run finished but missed a stated bound
-    └── StorageError                    8   a disk is full, read-only or damaged
-        └── JournalError                    a journal: damaged, in use, or of another session
+    ├── StorageError                    8   a disk is full, read-only or damaged
+    │   └── JournalError                    a journal: damaged, in use, or of another session
+    └── DeclinedError                   9   the operator looked at what was decided, and left
     usage errors of the command line    2   (typer's own)
 
 Messages name the culprit and what to do. They never contain edit texts, keys, seeds or statistics.
@@ -80,6 +81,8 @@ class AbortReason(enum.IntEnum):
     """A fault on the sender's own side."""
     BOUNDS_EXCEEDED = 22
     """The opened sums are more than the plan's bounds allow the survivors together."""
+    COUNTS_REFUSED = 24
+    """The opened tables of a counting task cannot be the survivors' counts."""
 
 
 class CollabEditError(Exception):
@@ -199,3 +202,9 @@ class StorageError(CollabEditError):
 
 class JournalError(StorageError):
     """A journal is damaged, in use by another process, or belongs to another session."""
+
+
+class DeclinedError(CollabEditError):
+    """The party's own operator looked at the copies and conflicts of its edits and left."""
+
+    exit_code = 9

@@ -14,7 +14,7 @@ import numpy as np
 
 from collabedit.bounds import check_columns, check_past, check_update
 from collabedit.crypto.fixedpoint import FixedPoint
-from collabedit.crypto.ring import Ring
+from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
 from collabedit.errors import BoundsError, MalformedMessageError, NumericError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Layer, Plan
@@ -36,6 +36,11 @@ FRAME_HEADER = struct.Struct("<4sIII")
 FRAME_MAGIC = b"CET1"
 DIGEST_BYTES = 32
 FRAME_OVERHEAD = FRAME_HEADER.size + DIGEST_BYTES
+
+_COUNTS_HEADER = struct.Struct("<4sIII")
+"""Magic, bytes of an element, rows, width: 16 bytes, little-endian; then the ring elements."""
+
+_COUNTS_MAGIC = b"CEC1"
 
 _BUNDLE_HEADER = struct.Struct("<4sI")
 _BUNDLE_ENTRY = struct.Struct("<IQ")
@@ -272,8 +277,34 @@ def encode_bundle(updates: Mapping[LayerIndex, LowRankUpdate]) -> bytes:
     return b"".join(parts)
 
 
+def encode_counts(plan: Plan, task: TaskIndex, total: RingArray) -> bytes:
+    """Serialise the opened vector of a counting task: what is released instead of updates."""
+    return _counts_header(plan, task) + bytes(to_bytes(total))
+
+
+def _counts_header(plan: Plan, task: TaskIndex) -> bytes:
+    overlap = plan.counting(task)
+    assert overlap is not None  # noqa: S101  the caller asks for a counting task
+    element_bytes = plan.aggregation.ring_bits // 8
+    return _COUNTS_HEADER.pack(_COUNTS_MAGIC, element_bytes, overlap.rows, overlap.width)
+
+
+def decode_counts(plan: Plan, task: TaskIndex, data: bytes) -> RingArray:
+    """Parse the opened vector of a counting task: [elements].
+
+    Raises:
+        MalformedMessageError: not one of exactly this plan's shape.
+    """
+    header = _counts_header(plan, task)
+    if data[: len(header)] != header or len(data) != bundle_limit(plan, task):
+        raise MalformedMessageError("not the counts of this plan's tables")
+    return from_bytes(Ring.from_bits(plan.aggregation.ring_bits), data[len(header) :])
+
+
 def bundle_limit(plan: Plan, task: TaskIndex) -> int:
     """Return the largest size in bytes that a bundle of `task` can have."""
+    if plan.counting(task):
+        return _COUNTS_HEADER.size + plan.task_length(task) * plan.aggregation.ring_bits // 8
     per_layer = (
         64 + _BUNDLE_ENTRY.size + 8 * plan.rank_limit * (layer.mapped + layer.outputs)
         for layer in plan.tasks[task]

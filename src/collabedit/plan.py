@@ -23,6 +23,7 @@ from collabedit.bounds import EnergyLimits
 from collabedit.errors import PlanError
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.memory import Memory
+from collabedit.overlap import Overlap, check_elements
 from collabedit.section import Digest, Hex32, Name, Seconds, Section
 from collabedit.sketch import OVERSAMPLING
 from collabedit.threat_model import (
@@ -319,7 +320,11 @@ class Timing(Section):
 
 
 class Plan(Section):
-    """A validated plan. Equal plans have equal digests."""
+    """A validated plan. Equal plans have equal digests.
+
+    Attributes:
+        overlap: None leaves edits that several parties share uncounted.
+    """
 
     version: Literal[1]
     name: Name
@@ -329,11 +334,14 @@ class Plan(Section):
     aggregation: Aggregation
     bounds: Bounds
     memory: Memory | None = None
+    overlap: Overlap | None = None
     timing: Timing = Timing()
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":
-        edits = sum(party.max_edits for party in self.federation.parties)
+        edits = self.max_edits(self.party_ids)
+        if self.overlap is not None:
+            self.overlap.check_size(edits)
         past = len(self.federation.parties) * self.max_past_edits
         need = edits + past + OVERSAMPLING
         if self.aggregation.statistics == "sketch" and self.aggregation.capacity < need:
@@ -402,10 +410,17 @@ class Plan(Section):
 
     @property
     def tasks(self) -> tuple[tuple[Layer, ...], ...]:
-        """The layers that each secure sum covers: one each if sequential, all at once if not."""
-        if self.editing.schedule == "parallel":
-            return (self.editing.layers,)
-        return tuple((layer,) for layer in self.editing.layers)
+        """The layers that each secure sum covers: one each if sequential, all at once if not.
+
+        A counting task comes before them and covers none.
+        """
+        layers = self.editing.layers
+        merged = (layers,) if self.editing.schedule == "parallel" else tuple((x,) for x in layers)
+        return merged if self.overlap is None else ((), *merged)
+
+    def counting(self, task: TaskIndex) -> Overlap | None:
+        """Return the section about overlap if `task` counts, None if it edits layers."""
+        return self.overlap if task == 0 else None
 
     def layer_length(self, layer: Layer) -> int:
         """Ring elements of one layer's statistics."""
@@ -415,7 +430,16 @@ class Plan(Section):
 
     def task_length(self, task: TaskIndex) -> int:
         """Ring elements of one party's contribution to `task`."""
+        overlap = self.counting(task)
+        if overlap is not None:
+            return overlap.cells + self.check_elements
         return sum(self.layer_length(layer) for layer in self.tasks[task])
+
+    @property
+    def check_elements(self) -> int:
+        """Ring elements that authenticate the tables of a counting task."""
+        edits = self.max_edits(self.party_ids)
+        return check_elements(edits, ring_bits=self.aggregation.ring_bits)
 
     @property
     def rank_limit(self) -> int:
@@ -424,6 +448,10 @@ class Plan(Section):
             return self.aggregation.capacity
         return max(layer.mapped for layer in self.editing.layers)
 
+    def max_edits(self, parties: Iterable[PartyId]) -> int:
+        """Return how many edits `parties` may bring together."""
+        return sum(self.federation.parties[party - 1].max_edits for party in parties)
+
     @property
     def max_past_edits(self) -> int:
         """Most past edits that any one party brings; 0 without a memory."""
@@ -431,8 +459,8 @@ class Plan(Section):
 
     def energy_limits(self, parties: Iterable[PartyId]) -> EnergyLimits:
         """Return what the edits of `parties`, and the past ones they bring, may weigh together."""
-        members = [self.federation.parties[party - 1] for party in parties]
-        edits = sum(member.max_edits for member in members)
+        members = tuple(parties)
+        edits = self.max_edits(members)
         keys = edits * self.bounds.key_energy
         if self.memory is not None:
             past = len(members) * self.memory.max_edits
