@@ -81,6 +81,17 @@ def load_edits(path: Path) -> tuple[Edit, ...]:
     return tuple(_edit(path, number, record) for number, record in enumerate(records, start=1))
 
 
+def subject_template(prompt: str, subject: str) -> str | None:
+    """Put `{}` where the subject stands: its last occurrence as whole words, else its last one.
+
+    The last one, because the model has then read most of what identifies the subject. None if the
+    subject does not occur.
+    """
+    whole_words = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt))
+    start = whole_words[-1].start() if whole_words else prompt.rfind(subject)
+    return None if start < 0 else prompt[:start] + SLOT + prompt[start + len(subject) :]
+
+
 def _records(path: Path) -> Iterator[Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -294,16 +305,11 @@ def _neighborhood(
 
 
 def _template(where: str, prompt: str, subject: str, *, name: str) -> str:
-    """Put `{}` where the subject stands: its last occurrence as whole words, else its last one.
-
-    The last one, because the model has then read most of what identifies the subject.
-    """
     _refuse_slot(where, name, prompt)
-    whole_words = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt))
-    start = whole_words[-1].start() if whole_words else prompt.rfind(subject)
-    if start < 0:
+    template = subject_template(prompt, subject)
+    if template is None:
         raise EditFileError(f"{where}: field 'subject': does not occur in '{name}'")
-    return prompt[:start] + SLOT + prompt[start + len(subject) :]
+    return template
 
 
 def _refuse_slot(where: str, name: str, text: str) -> None:

@@ -1,0 +1,87 @@
+"""A party's own edits through the counting task of a session: what it brings, and what it reads.
+
+The driver (`session`) asks this module in a counting task where it asks the editor in the others.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from collabedit.errors import AbortReason, BoundsError, JournalError, SessionAbortedError
+from collabedit.exchange import decode_counts
+from collabedit.party import states as s
+from collabedit.party.counting import Count, Counter
+from collabedit.party.decisions import Decision, decide
+from collabedit.party.entries import EditsCounted
+from collabedit.party.items import Item, digests_from_bytes, items_to_bytes
+from collabedit.plan import Plan
+
+Review: TypeAlias = Callable[[Sequence[Decision]], None]
+"""Told what is decided before anything is sent that depends on it; raises to leave the session."""
+
+
+def accept(decisions: Sequence[Decision]) -> None:
+    """Go on with whatever is decided."""
+    del decisions
+
+
+class OwnEdits:
+    """What a party brings to a counting task.
+
+    Args:
+        items: of its edits, in order.
+        room: requests that it may add to them, within its `max_edits`.
+    """
+
+    def __init__(self, items: Sequence[Item], *, room: int) -> None:
+        self._items = tuple(items)
+        self._room = room
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def brought(self) -> bytes:
+        """Return what is fixed before the task's first message, and kept for a restart."""
+        return items_to_bytes(self._items)
+
+    def read(
+        self,
+        setup: s.TaskSetup,
+        completed: s.Completed,
+        *,
+        brought: bytes | memoryview,
+        data: bytes,
+    ) -> EditsCounted:
+        """Read the counts of one's own edits from what the aggregator released.
+
+        Args:
+            setup: of the counting task.
+            completed: its last state.
+            brought: with which it began.
+            data: the released bytes, whose digest a threshold of parties signed.
+
+        Raises:
+            MalformedMessageError: not tables of this plan.
+            SessionAbortedError: COUNTS_REFUSED, nobody knows whose fault.
+        """
+        assert completed.group_secret is not None  # noqa: S101  a counting task has one
+        counter = Counter(setup.plan, setup.context, completed.group_secret)
+        own = digests_from_bytes(bytes(brought))
+        total = decode_counts(setup.plan, setup.context.task, data)
+        try:
+            tables = counter.open(total, survivors=completed.survivors, own=own)
+        except BoundsError as error:
+            raise SessionAbortedError(AbortReason.COUNTS_REFUSED, str(error)) from error
+        return EditsCounted(tuple(map(tables.count, own)))
+
+    def decide(self, plan: Plan, counts: Sequence[Count]) -> tuple[Decision, ...]:
+        """Decide about each edit.
+
+        Raises:
+            JournalError: the counts are of other edits.
+        """
+        if plan.overlap is None or len(counts) != len(self._items):
+            raise JournalError(
+                f"{len(counts)} edits were counted in this session, and {len(self._items)} are "
+                "here: resume with the edits that it was begun with"
+            )
+        return decide(plan.overlap, self._items, counts, room=self._room)
