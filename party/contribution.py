@@ -2,16 +2,22 @@
 
 The vector is checked as a whole before the first tile is masked: a value that breaks the plan's
 bound refuses the contribution, nothing of it leaves the machine, and nothing is ever clipped.
+
+What a party brings is fixed before its first message of the task, and kept for a restart as bytes:
+the encoded vector, or in a counting task the digests of its items, which become a vector once the
+group secret is known. So one task never has two contributions.
 """
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from collabedit.crypto.masking import SignedMask, mask_tile
-from collabedit.crypto.ring import RingArray, to_bytes
+from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
 from collabedit.exchange import FRAME_HEADER, FRAME_OVERHEAD, TileLayout, encode_frame, tiles_root
 from collabedit.ids import TaskIndex
-from collabedit.party.states import Uploaded
+from collabedit.party.counting import Counter
+from collabedit.party.items import digests_from_bytes
+from collabedit.party.states import TaskSetup, Uploaded
 from collabedit.plan import Plan
 
 
@@ -55,6 +61,23 @@ class MaskedUpload:
                 self._frame(index)
         root = tiles_root(self._digests[index] for index in range(self.layout.tiles))
         return Uploaded(self.layout.elements, self.layout.tiles, root)
+
+
+def contributed_vector(
+    setup: TaskSetup, brought: bytes | memoryview, group_secret: bytes | None
+) -> RingArray:
+    """Return the vector that a party masks: [elements].
+
+    Args:
+        setup: of the task.
+        brought: the wire form of the encoded vector; in a counting task `items.items_to_bytes`.
+        group_secret: of the task, needed if it counts.
+    """
+    if setup.plan.counting(setup.context.task) is None:
+        return from_bytes(Ring.from_bits(setup.plan.aggregation.ring_bits), brought)
+    assert group_secret is not None  # noqa: S101  a counting task has the full graph
+    counter = Counter(setup.plan, setup.context, group_secret)
+    return counter.encode(digests_from_bytes(bytes(brought)))
 
 
 def masked_upload(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from collabedit.ids import PartyId, TaskIndex
+from collabedit.party.counting import Count
 from collabedit.party.states import Uploaded
 
 DIGEST_BYTES: Final = 32
@@ -19,6 +20,7 @@ _TASK: Final = struct.Struct("<I32s32s32s32s")
 _ACCEPTED: Final = struct.Struct("<Q32s")
 _UPLOADED: Final = struct.Struct("<QI32s32s")
 _FETCHED: Final = struct.Struct("<32s32s")
+_COUNT: Final = struct.Struct("<II")
 _COMPLETED: Final = struct.Struct("<IQ32s32sddI")
 
 
@@ -112,8 +114,15 @@ class TaskCompleted:
     survivors: tuple[PartyId, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class EditsCounted:
+    """What the tables of the session's counting task say of the party's own edits, in order."""
+
+    counts: tuple[Count, ...] = field(repr=False)
+
+
 Input: TypeAlias = PacketAccepted | UploadAccepted | UpdateAccepted
-Entry: TypeAlias = SessionStarted | TaskStarted | Input | TaskCompleted
+Entry: TypeAlias = SessionStarted | TaskStarted | Input | TaskCompleted | EditsCounted
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -130,6 +139,8 @@ def encode_entry(entry: Entry) -> bytes:
         return b"\x04" + _UPLOADED.pack(event.elements, event.tiles, event.root, entry.answer)
     if isinstance(entry, UpdateAccepted):
         return b"\x05" + _FETCHED.pack(entry.digest, entry.answer)
+    if isinstance(entry, EditsCounted):
+        return b"\x07" + b"".join(_COUNT.pack(c.claims, c.copies) for c in entry.counts)
     count = len(entry.survivors)
     fixed = _COMPLETED.pack(
         entry.task,
@@ -178,6 +189,8 @@ def decode_entry(data: bytes) -> Entry:
                 protocol,
                 tuple(map(PartyId, survivors)),
             )
+        if kind == b"\x07":
+            return EditsCounted(tuple(Count(*pair) for pair in _COUNT.iter_unpack(body)))
     except struct.error as error:
         raise ValueError("a record of another length") from error
     raise ValueError("a record of another kind")
@@ -192,12 +205,14 @@ class OpenSession:
         completed: its finished tasks in order.
         task: the task that has begun, None between two tasks.
         inputs: what that task's machine accepted.
+        counted: of a session that counts, from the end of its counting task on.
     """
 
     start: SessionStarted
     completed: tuple[TaskCompleted, ...] = ()
     task: TaskStarted | None = None
     inputs: tuple[Input, ...] = ()
+    counted: EditsCounted | None = None
 
     @property
     def cursor(self) -> int:
@@ -205,7 +220,9 @@ class OpenSession:
         read = [entry.cursor for entry in self.inputs if isinstance(entry, PacketAccepted)]
         return max([entry.cursor for entry in self.completed[-1:]] + read, default=0)
 
-    def with_entry(self, entry: TaskStarted | Input | TaskCompleted) -> "OpenSession":
+    def with_entry(
+        self, entry: TaskStarted | Input | TaskCompleted | EditsCounted
+    ) -> "OpenSession":
         """Return the session after one more record.
 
         Raises:
@@ -214,7 +231,12 @@ class OpenSession:
         if isinstance(entry, TaskCompleted):
             if entry.task != len(self.completed):
                 raise ValueError("tasks out of order")
-            return OpenSession(self.start, (*self.completed, entry))
+            completed = (*self.completed, entry)
+            return OpenSession(self.start, completed, counted=self.counted)
+        if isinstance(entry, EditsCounted):
+            if self.counted is not None or self.completed:
+                raise ValueError("edits are counted once, in the first task")
+            return replace(self, counted=entry)
         if isinstance(entry, TaskStarted):
             if self.task is not None or entry.task != len(self.completed):
                 raise ValueError("tasks out of order")

@@ -7,7 +7,7 @@ differently. Everything is sealed under a key in a file of its own.
 
     WORK/journal.key               32 random bytes, or wherever --journal-key says
     WORK/journal/session.journal   records of `party.entries`
-    WORK/journal/task-K.vector     encoded contribution of the task that runs
+    WORK/journal/task-K.vector     encoded contribution of the task that runs, or what it counts
     WORK/journal/task-K.update     update of a task, as it was fetched
     WORK/journal/lock              held while a process takes part
 
@@ -26,14 +26,13 @@ from types import TracebackType
 from typing import Final, Self
 
 from collabedit.crypto.kdf import SECRET_BYTES
-from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import read_private, write_private
 from collabedit.durable import sync
 from collabedit.errors import JournalError, KeyFileError
-from collabedit.exchange import TileLayout
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.party.entries import (
+    EditsCounted,
     Entry,
     Input,
     OpenSession,
@@ -61,6 +60,7 @@ _SESSION: Final = "session.journal"
 _NEW: Final = "session.journal.new"
 _LOCK: Final = "lock"
 _NO_INPUTS: Final = bytes(32)
+_CHUNK_BYTES: Final = 1 << 20
 
 
 class PartyJournal:
@@ -178,13 +178,14 @@ class PartyJournal:
         self._rewrite(session)
         self.unfinished = session
 
-    def start_task(self, entry: TaskStarted, vector: RingArray, layout: TileLayout) -> None:
-        """Store the contribution, then that the task begins. Durable on return.
+    def start_task(self, entry: TaskStarted, brought: bytes | memoryview) -> None:
+        """Store what the party brings, then that the task begins. Durable on return.
 
         Raises:
             StorageError: the disk refuses.
         """
-        chunks = (bytes(to_bytes(vector[layout.bounds(i)])) for i in range(layout.tiles))
+        starts = range(0, len(brought), _CHUNK_BYTES)
+        chunks = (bytes(brought[start : start + _CHUNK_BYTES]) for start in starts)
         write_sealed(self._folder / _vector_name(entry.task), self._storage, chunks)
         self._append(entry)
 
@@ -205,19 +206,22 @@ class PartyJournal:
         write_sealed(self._folder / _update_name(task), self._storage, [bundle])
         self._append(entry)
 
-    def complete_task(self, entry: TaskCompleted) -> None:
-        """Forget a task but for its update and this entry. Durable on return.
+    def complete_task(self, entry: TaskCompleted, counted: EditsCounted | None = None) -> None:
+        """Forget a task but for its update and what is given here. Durable on return.
 
         Raises:
             StorageError: the disk refuses.
         """
-        session = self._session().with_entry(entry)
+        session = self._session()
+        if counted is not None:
+            session = session.with_entry(counted)
+        session = session.with_entry(entry)
         self._rewrite(session)
         self.unfinished = session
         self._remove([_vector_name(entry.task)])
 
-    def vector(self, ring: Ring) -> RingArray:
-        """Return the encoded contribution of the task that runs, bit by bit as it was stored.
+    def brought(self) -> bytes:
+        """Return what the party brought to the task that runs, bit by bit as it was stored.
 
         Raises:
             JournalError: it is missing or damaged.
@@ -228,7 +232,7 @@ class PartyJournal:
         data = b"".join(read_sealed(path, self._storage))
         if hashlib.sha256(data).digest() != task.vector:
             raise JournalError(f"{path}: is not the contribution that this task began with")
-        return from_bytes(ring, data)
+        return data
 
     def update(self, task: TaskIndex, digest: bytes) -> bytes:
         """Return the stored update of a task.
@@ -278,7 +282,8 @@ class PartyJournal:
         path, fresh = self._folder / _SESSION, self._folder / _NEW
         file = RecordFile.create(fresh, self._storage, name=_SESSION)
         try:
-            entries: list[Entry] = [session.start, *session.completed]
+            counted = () if session.counted is None else (session.counted,)
+            entries: list[Entry] = [session.start, *counted, *session.completed]
             for entry in entries:
                 file.append(encode_entry(entry))
             file.sync()

@@ -8,6 +8,7 @@ from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import PlanError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
+from collabedit.party.decisions import Decision
 from collabedit.plan import Layer, Plan
 from collabedit.proto.envelope import check_identities
 from collabedit.sketch import LowRankUpdate, Matrix
@@ -23,6 +24,12 @@ class Editor(Protocol):
         """Return K̃ [d', n + p] and R [d_out, n] of each layer, on the model as edited so far.
 
         The last p columns of K̃ are those of past edits (`exchange.contribution_vector`).
+        """
+
+    def weigh(self, decisions: Sequence[Decision]) -> None:
+        """Take up what was decided about each edit, in order, on the model before any update.
+
+        Only where the plan counts overlap, once and before `statistics`.
         """
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
@@ -53,11 +60,13 @@ class SessionReport:
         session_id: hex.
         tasks: in order.
         digest: of the session, by which later plans name it (SPEC 2.4).
+        decisions: about one's own edits, in order; empty unless the plan counts overlap.
     """
 
     session_id: str
     tasks: tuple[TaskReport, ...]
     digest: str
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

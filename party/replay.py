@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from collabedit.crypto.kdf import SECRET_BYTES, encode_fields
-from collabedit.crypto.ring import Ring, RingArray, to_bytes
 from collabedit.crypto.rng import ReplayableRandomness
 from collabedit.errors import CollabEditError, JournalError, StorageError, TransportError
-from collabedit.exchange import TileLayout
 from collabedit.ids import TaskIndex
 from collabedit.party import states as s
 from collabedit.party.entries import (
+    EditsCounted,
     Input,
     PacketAccepted,
     TaskCompleted,
@@ -40,12 +39,12 @@ class Replayed:
     """A task as it was when the process ended.
 
     Attributes:
-        encoded: the contribution with which it began.
+        brought: what it began with, see `contribution.contributed_vector`.
         step: the last one; whether its answer arrived is not known.
         bundle: the update, once it was fetched.
     """
 
-    encoded: RingArray = field(repr=False)
+    brought: bytes = field(repr=False)
     step: s.Step
     bundle: bytes = field(repr=False)
 
@@ -76,8 +75,12 @@ class InputLog:
         unfinished = self._journal is not None and self._journal.unfinished is not None
         return unfinished and isinstance(error, TransportError | StorageError)
 
-    def start_task(self, setup: s.TaskSetup, encoded: RingArray) -> s.Step:
+    def start_task(self, setup: s.TaskSetup, brought: bytes | memoryview) -> s.Step:
         """Begin a task's machine. What it says first may leave on return.
+
+        Args:
+            setup: of the task.
+            brought: see `contribution.contributed_vector`.
 
         Raises:
             StorageError: the disk refuses.
@@ -87,9 +90,9 @@ class InputLog:
         context = setup.context
         seed = setup.randomness.random_bytes(SECRET_BYTES)
         step = start_task(_seeded(setup, seed))
-        vector = hashlib.sha256(to_bytes(encoded)).digest()
+        vector = hashlib.sha256(brought).digest()
         entry = TaskStarted(context.task, context.chain, seed, vector, answer_digest(step))
-        self._journal.start_task(entry, encoded, TileLayout.of(setup.plan, context.task))
+        self._journal.start_task(entry, brought)
         return step
 
     def received(self, packet: Packet, cursor: int, step: s.Step) -> None:
@@ -121,14 +124,14 @@ class InputLog:
             digest = hashlib.sha256(bundle).digest()
             self._journal.fetched(task, bundle, UpdateAccepted(digest, answer_digest(step)))
 
-    def completed(self, entry: TaskCompleted) -> None:
-        """Forget the task's secrets.
+    def completed(self, entry: TaskCompleted, counted: EditsCounted | None = None) -> None:
+        """Forget the task's secrets; keep what it counted.
 
         Raises:
             StorageError: the disk refuses.
         """
         if self._journal is not None:
-            self._journal.complete_task(entry)
+            self._journal.complete_task(entry, counted)
 
 
 def replay_task(
@@ -150,7 +153,7 @@ def replay_task(
     started = session.task
     if (started.task, started.chain) != (setup.context.task, setup.context.chain):
         raise _differs(journal)
-    encoded = journal.vector(Ring.from_bits(setup.plan.aggregation.ring_bits))
+    brought = journal.brought()
     step = start_task(_seeded(setup, started.seed))
     if answer_digest(step) != started.answer:
         raise _differs(journal)
@@ -164,7 +167,7 @@ def replay_task(
             raise _differs(journal)
         if isinstance(entry, UpdateAccepted):
             bundle = journal.update(started.task, entry.digest)
-    return Replayed(encoded, step, bundle)
+    return Replayed(brought, step, bundle)
 
 
 def _feed(state: s.State, entry: Input, hear: Receive) -> s.Step:

@@ -10,9 +10,9 @@ a session whose process died goes on where it was.
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from collabedit.crypto.ring import RingArray
+from collabedit.crypto.ring import to_bytes
 from collabedit.errors import (
     AbortReason,
     CollabEditError,
@@ -29,8 +29,10 @@ from collabedit.exchange import contribution_vector, decode_bundle, plan_encodin
 from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.party import states as s
 from collabedit.party.channel import Channel
-from collabedit.party.contribution import masked_upload
-from collabedit.party.entries import TaskCompleted
+from collabedit.party.contribution import contributed_vector, masked_upload
+from collabedit.party.decisions import Decision
+from collabedit.party.entries import EditsCounted, TaskCompleted
+from collabedit.party.items import Item
 from collabedit.party.journal import PartyJournal
 from collabedit.party.member import (
     Editor,
@@ -40,6 +42,7 @@ from collabedit.party.member import (
     SessionReport,
     TaskReport,
 )
+from collabedit.party.overlap import OwnEdits, Review, accept
 from collabedit.party.replay import InputLog, Replayed, replay_task
 from collabedit.party.task import advance, receive
 from collabedit.party.witness import Witness
@@ -70,6 +73,8 @@ def run_session(
     evidence: EvidenceSink | None = None,
     enter: Callable[[bytes], None] | None = None,
     journal: PartyJournal | None = None,
+    items: Sequence[Item] | None = None,
+    review: Review = accept,
     observer: Observer = _ignore,
 ) -> SessionReport:
     """Take part in one session, to its end, or go on with the one in the journal.
@@ -85,15 +90,21 @@ def run_session(
         journal: of our work directory; None if the session need not survive this process. After
             success it still holds the updates: end it once they are stored elsewhere. After an
             error it is ended, unless the session can be resumed.
+        items: of our edits, in order; needed if the plan counts overlap.
+        review: told what is decided about our edits before anything that depends on it is sent; may
+            raise to leave the session.
         observer: told of every event.
 
     Raises:
+        ValueError: the plan counts overlap, and there are no `items` to count.
         SessionAbortedError: the session ended early; `editor` is as it was before.
         NumericError: our own statistics break the plan's bounds; nothing of them was sent.
         TransportError, StorageError: network or disk fail; `editor` is as it was before, and with a
             journal the session can be resumed: no farewell was said.
         ProtocolError: see `Channel`.
     """
+    if member.plan.overlap is not None and items is None:
+        raise ValueError("the plan counts overlap: the session needs the items of our edits")
     session = _Session(
         member,
         channel,
@@ -101,6 +112,8 @@ def run_session(
         enter=enter,
         witness=Witness(member.plan, evidence),
         journal=journal,
+        items=items or (),
+        review=review,
         observer=observer,
     )
     try:
@@ -113,7 +126,9 @@ def run_session(
         raise
     finally:
         channel.close()
-    return SessionReport(session.session_id.hex(), tuple(reports), format_digest(session.chain))
+    return SessionReport(
+        session.session_id.hex(), tuple(reports), format_digest(session.chain), session.decisions
+    )
 
 
 class _Session:
@@ -126,6 +141,8 @@ class _Session:
         enter: Callable[[bytes], None] | None,
         witness: Witness,
         journal: PartyJournal | None,
+        items: Sequence[Item],
+        review: Review,
         observer: Observer,
     ) -> None:
         self._member = member
@@ -136,6 +153,8 @@ class _Session:
         self._witness = witness
         self._journal = journal
         self._log = InputLog(journal)
+        self._own = OwnEdits(items, room=self._max_edits() - len(items))
+        self._review = review
         self._observer = observer
         self._cursor = 0
         self._resuming = False
@@ -143,8 +162,9 @@ class _Session:
         self.chain = b""
         self._state: s.State | None = None
         self._context: m.Context | None = None
-        self._refused = False
+        self._farewell = m.Abort(AbortReason.PARTY_LEFT, member.me)
         self.session_id = b""
+        self.decisions: tuple[Decision, ...] = ()
 
     def run(self, editor: Editor) -> tuple[TaskReport, ...]:
         tasks = len(self._plan.tasks)
@@ -240,9 +260,15 @@ class _Session:
         if journal is None or journal.unfinished is None:
             return []
         reports = []
-        for done in journal.unfinished.completed:
-            bundle = journal.update(done.task, done.update_digest)
-            editor.apply(decode_bundle(self._plan, done.task, bundle))
+        session = journal.unfinished
+        for done in session.completed:
+            if self._plan.counting(done.task) is None:
+                bundle = journal.update(done.task, done.update_digest)
+                editor.apply(decode_bundle(self._plan, done.task, bundle))
+            else:
+                # Whoever has begun to contribute has said yes before.
+                is_new = session.task is None and len(session.completed) == 1
+                self._weigh(editor, session.counted, review=self._review if is_new else accept)
             self.chain = next_chain(self.chain, done.update_digest)
             reports.append(self._report(done))
         return reports
@@ -253,13 +279,17 @@ class _Session:
         self._state = None
         started = time.monotonic()
         replayed = self._replay()
-        if replayed is None:
-            encoded = self._encode(task, editor.statistics(layers))
-        else:
-            encoded = replayed.encoded
+        brought = self._bring(task, editor) if replayed is None else replayed.brought
         computed = time.monotonic()
         self._observer("computed", {"task": task, "layers": [layer.index for layer in layers]})
-        completed, bundle = self._sum(encoded, replayed)
+        completed, bundle = self._sum(brought, replayed)
+        setup = self._setup()
+        self.chain = next_chain(self.chain, completed.update_digest)
+        # The aggregator is at the next task by now: a farewell from here on belongs there.
+        self._context = m.Context(plan.digest, self.session_id, TaskIndex(task + 1), self.chain)
+        counted = None
+        if plan.counting(task) is not None:
+            counted = self._count(setup, completed, brought, bundle)
         done = TaskCompleted(
             task,
             self._cursor,
@@ -269,14 +299,29 @@ class _Session:
             time.monotonic() - computed,
             tuple(sorted(completed.survivors)),
         )
-        self._log.completed(done)
-        self.chain = next_chain(self.chain, completed.update_digest)
-        # The aggregator is at the next task by now: a farewell from here on belongs there.
-        self._context = m.Context(plan.digest, self.session_id, TaskIndex(task + 1), self.chain)
-        editor.apply(decode_bundle(plan, task, bundle))
+        self._log.completed(done, counted)
         report = self._report(done)
-        self._observer("applied", {"task": task, "survivors": list(report.survivors)})
+        if counted is None:
+            editor.apply(decode_bundle(plan, task, bundle))
+        else:
+            self._weigh(editor, counted, review=self._review)
+        event = "applied" if counted is None else "counted"
+        self._observer(event, {"task": task, "survivors": list(report.survivors)})
         return report
+
+    def _count(
+        self, setup: s.TaskSetup, completed: s.Completed, brought: bytes | memoryview, data: bytes
+    ) -> EditsCounted:
+        try:
+            return self._own.read(setup, completed, brought=brought, data=data)
+        except SessionAbortedError as error:
+            self._farewell = m.Abort(error.reason, None)
+            raise
+
+    def _weigh(self, editor: Editor, counted: EditsCounted | None, *, review: Review) -> None:
+        self.decisions = self._own.decide(self._plan, () if counted is None else counted.counts)
+        review(self.decisions)
+        editor.weigh(self.decisions)
 
     def _report(self, done: TaskCompleted) -> TaskReport:
         return TaskReport(
@@ -303,40 +348,52 @@ class _Session:
             self._observe_resumed(self._context.task, state)
         return replayed
 
-    def _encode(self, task: TaskIndex, statistics: list[tuple[Matrix, Matrix]]) -> RingArray:
+    def _bring(self, task: TaskIndex, editor: Editor) -> bytes | memoryview:
+        """Fix what this task gets from us, checked against the plan, before its first message."""
+        plan = self._plan
         try:
+            if plan.counting(task) is not None:
+                self._check_count(len(self._own))
+                return self._own.brought()
+            statistics = editor.statistics(plan.tasks[task])
             self._check_counts(statistics)
-            vector = contribution_vector(self._plan, task, statistics)
-            return plan_encoding(self._plan).encode(vector)
+            return to_bytes(plan_encoding(plan).encode(contribution_vector(plan, task, statistics)))
         except NumericError:
-            self._refused = True
+            self._farewell = m.Abort(AbortReason.INPUT_REFUSED, self._member.me)
             raise
 
     def _check_counts(self, statistics: list[tuple[Matrix, Matrix]]) -> None:
         # More edits than the plan counts on would exceed the sketch's capacity, and the merge would
         # be wrong for everybody without an error showing.
-        own = self._plan.federation.parties[self._member.me - 1]
-        edits = max(residuals.shape[1] for _, residuals in statistics)
-        if edits > own.max_edits:
-            raise NumericError(f"{edits} edits, the plan allows {own.name} {own.max_edits}")
+        self._check_count(max(residuals.shape[1] for _, residuals in statistics))
         past = max(keys.shape[1] - residuals.shape[1] for keys, residuals in statistics)
         if past > self._plan.max_past_edits:
             raise NumericError(
                 f"{past} past edits, the plan's memory allows {self._plan.max_past_edits}"
             )
 
-    def _sum(self, encoded: RingArray, replayed: Replayed | None) -> tuple[s.Completed, bytes]:
+    def _check_count(self, edits: int) -> None:
+        if edits > self._max_edits():
+            name = self._plan.party_name(self._member.me)
+            raise NumericError(f"{edits} edits, the plan allows {name} {self._max_edits()}")
+
+    def _max_edits(self) -> int:
+        return self._plan.federation.parties[self._member.me - 1].max_edits
+
+    def _sum(
+        self, brought: bytes | memoryview, replayed: Replayed | None
+    ) -> tuple[s.Completed, bytes]:
         bundle = b""
         try:
             if replayed is None:
-                self._take(self._log.start_task(self._setup(), encoded))
+                self._take(self._log.start_task(self._setup(), brought))
             else:
                 bundle = replayed.bundle
                 self._take(replayed.step, replayed=True)
             while not isinstance(self._state, s.Completed):
                 state = self._state
                 if isinstance(state, s.Contributing):
-                    self._upload(state, encoded)
+                    self._upload(state, brought)
                 elif isinstance(state, s.FetchingUpdate):
                     bundle = self._fetch(state)
                 elif state is not None:
@@ -352,8 +409,9 @@ class _Session:
             raise
         return self._state, bundle
 
-    def _upload(self, state: s.Contributing, encoded: RingArray) -> None:
+    def _upload(self, state: s.Contributing, brought: bytes | memoryview) -> None:
         task = state.setup.context.task
+        encoded = contributed_vector(state.setup, brought, state.group_secret)
         upload = masked_upload(self._plan, task, encoded, state.masks)
         self._observer("uploading", {"task": task, "tiles": upload.layout.tiles})
         self._channel.upload(task, upload.frames)
@@ -450,14 +508,13 @@ class _Session:
         """Tell the aggregator that we are gone, if it can still be told and doesn't know."""
         if self._context is None or not self.session_id or isinstance(self._state, s.Aborted):
             return
-        reason = AbortReason.INPUT_REFUSED if self._refused else AbortReason.PARTY_LEFT
         with contextlib.suppress(CollabEditError):
             if self._state is not None and not isinstance(self._state, s.Completed):
-                self._deliver(advance(self._state, s.LeaveSession(reason)))
+                self._deliver(advance(self._state, s.LeaveSession(self._farewell.reason)))
                 return
             # Between two tasks no state machine runs that could say it.
             farewell = sign_message(
-                m.Abort(reason, self._member.me),
+                self._farewell,
                 context=self._context,
                 sender=self._member.me,
                 key=self._member.identity,

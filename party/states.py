@@ -169,11 +169,16 @@ class AwaitingVerification:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """Terminal: at least a threshold of parties holds the same update. No share, no key."""
+    """Terminal: at least a threshold of parties holds the same update. No share, no key.
+
+    Attributes:
+        group_secret: of a counting task, whose tables are read now; None for all others.
+    """
 
     survivors: frozenset[PartyId]
     update_digest: bytes
     sum_digest: bytes
+    group_secret: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from collabedit.party.checks import (
     open_relayed,
     open_share,
 )
+from collabedit.party.counting import Counter
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import context_fields, open_envelope, sign_message
 from collabedit.proto.neighbours import check_receivers, find_neighbours, find_owners
@@ -66,7 +67,7 @@ def _on_roster(state: s.AwaitingRoster, message: m.Roster, _: Attachments) -> s.
     check_keys(roster)
     seed = setup.randomness.random_bytes(SECRET_BYTES)
     group_part = setup.randomness.random_bytes(SECRET_BYTES)
-    graph = plan_neighbourhood(plan, len(roster))
+    graph = plan_neighbourhood(plan, len(roster), task=setup.context.task)
     # SPEC 4.2(a): this party's own draw, so that nobody else decides who guards its secrets.
     receivers = choose_receivers(
         [party for party in roster if party != setup.me], graph.degree, setup.randomness
@@ -118,7 +119,8 @@ def _on_shares(state: s.AwaitingShares, message: m.RelayShares, attachments: Att
     setup = state.setup
     commitments = open_relayed(setup, message.commitments, m.ShareKeys, allowed=state.roster)
     check_own(message.commitments, setup.me, state.commitment)
-    degree = plan_neighbourhood(setup.plan, len(state.roster)).degree
+    graph = plan_neighbourhood(setup.plan, len(state.roster), task=setup.context.task)
+    degree = graph.degree
     for sender, keys in commitments.items():
         check_receivers(keys, sender=sender, roster=state.roster, degree=degree, culprit=AGGREGATOR)
     owners = sorted(find_owners(setup.me, commitments) - {setup.me})
@@ -171,6 +173,8 @@ def _on_confirmed(state: s.AwaitingConfirmations, message: m.Confirmed, _: Attac
         )
         for peer in sorted(state.neighbours)
     ]
+    if setup.plan.counting(setup.context.task) is not None:
+        masks.append(_counter(setup, state.group_secret).pad(setup.me))
     following = s.Contributing(
         setup,
         frozenset(state.roster),
@@ -180,6 +184,11 @@ def _on_confirmed(state: s.AwaitingConfirmations, message: m.Confirmed, _: Attac
         state.group_secret,
     )
     return s.Step(following)
+
+
+def _counter(setup: s.TaskSetup, group_secret: bytes | None) -> Counter:
+    assert group_secret is not None  # noqa: S101  a counting task has the full graph
+    return Counter(setup.plan, setup.context, group_secret)
 
 
 def _on_uploaded(state: s.Contributing, event: s.Uploaded) -> s.Step:
@@ -272,7 +281,8 @@ def _on_verified(
         raise blame_aggregator(
             AbortReason.UPDATE_FORK, "parties were given different updates or sums"
         )
-    return s.Step(s.Completed(state.survivors, state.update_digest, state.sum_digest))
+    secret = state.group_secret if setup.plan.counting(setup.context.task) is not None else None
+    return s.Step(s.Completed(state.survivors, state.update_digest, state.sum_digest, secret))
 
 
 MESSAGES: Mapping[tuple[type[s.State], type[m.Message]], Callable[[Any, Any, Attachments], s.Step]]

@@ -10,18 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from collabedit.errors import InputError, ModelError, NumericError, PlanError
 from collabedit.ids import LayerIndex
+from collabedit.party.decisions import Decision
 from collabedit.party.editing.apply import Undo, apply_update
 from collabedit.party.editing.covariance import Covariance, load_covariance
 from collabedit.party.editing.key_map import KeyMap
 from collabedit.party.editing.keys import compute_keys
 from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.schedule import residuals
-from collabedit.party.editing.targets import Targets, TargetSettings
+from collabedit.party.editing.targets import Targets, TargetSettings, compute_targets
 from collabedit.party.editing.updates import apply_saved, load_history
-from collabedit.party.edits import Edit
+from collabedit.party.edits import Edit, edits_digest
+from collabedit.party.items import paraphrase_requests
 from collabedit.plan import Editing, Layer, Plan
 from collabedit.sketch import LowRankUpdate, Matrix
 
@@ -144,6 +147,15 @@ def _key_map(editing: Editing, layer: Layer, second_moment: Matrix | None) -> Ke
     raise InputError(f"the editor {editing.editor} and the covariance do not fit each other")
 
 
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """What is edited: n edits, their targets, and the square roots of their weights, [n]."""
+
+    edits: Sequence[Edit]
+    targets: Targets
+    roots: Matrix
+
+
 @dataclass(slots=True)
 class ModelEditor:
     """Implements `party.session.Editor` on a transformers model.
@@ -168,37 +180,77 @@ class ModelEditor:
     batch_size: int = 32
     past: Sequence[Edit] = field(default=(), repr=False)
     _undos: list[Undo] = field(default_factory=list, repr=False)
+    _requests: _Requests = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.past) > self.plan.max_past_edits:
             raise ValueError(
                 f"{len(self.past)} past edits, the plan's memory allows {self.plan.max_past_edits}"
             )
+        self._requests = _Requests(self.edits, self.targets, np.ones(len(self.edits)))
+
+    def weigh(self, decisions: Sequence[Decision]) -> None:
+        """Edit from here on what `decisions` say of each edit, in order, with those weights.
+
+        The targets of added paraphrases are searched here, so the model must be unedited.
+
+        Raises:
+            ValueError: another number of decisions than of edits.
+        """
+        chosen = list(zip(self.edits, decisions, strict=True))
+        kept = [index for index, (_, decision) in enumerate(chosen) if decision.is_kept]
+        added = [
+            (request, decision.weight)
+            for edit, decision in chosen
+            for request in paraphrase_requests(edit)[: decision.added]
+        ]
+        edits = [self.edits[index] for index in kept] + [request for request, _ in added]
+        weights = [decisions[index].weight for index in kept] + [weight for _, weight in added]
+        values = self.targets.values[:, kept]
+        if added:
+            editing = self.plan.editing
+            fresh = compute_targets(
+                self.model,
+                [request for request, _ in added],
+                layer=edited_layers(editing)[-1],
+                templates=editing.context_templates,
+                settings=target_settings(editing),
+            )
+            values = torch.cat([values, fresh.values], dim=1)
+        targets = Targets(values, edits_digest(edits), self.targets.settings_digest)
+        self._requests = _Requests(edits, targets, np.sqrt(np.array(weights, dtype=np.float64)))
 
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
         """Return K̃ [d', n + p] and R [d_out, n] of each layer, on the model as edited so far.
 
-        The last p columns of K̃ are those of the past edits.
+        The columns of an edit of weight w are those of the edit times √w. The last p columns of K̃
+        are those of the past edits.
         """
-        return [self._layer_statistics(layer.index) for layer in layers]
+        return [self._layer_statistics(layer) for layer in layers]
 
-    def _layer_statistics(self, layer: int) -> tuple[Matrix, Matrix]:
-        editing = self.plan.editing
-        mapped = self._mapped_keys(self.edits, layer)
+    def _layer_statistics(self, layer: Layer) -> tuple[Matrix, Matrix]:
+        mapped, wanted = self._weighed(layer)
+        if self.past and self.plan.memory is not None:
+            root = float(np.sqrt(self.plan.memory.weight))
+            remembered = root * self._mapped_keys(self.past, layer.index)
+            mapped = np.concatenate([mapped, remembered], axis=1)
+        return mapped, wanted
+
+    def _weighed(self, layer: Layer) -> tuple[Matrix, Matrix]:
+        editing, requests = self.plan.editing, self._requests
+        if not requests.edits:
+            return np.zeros((layer.mapped, 0)), np.zeros((layer.outputs, 0))
         wanted = residuals(
             self.model,
-            self.edits,
-            self.targets,
-            layer,
+            requests.edits,
+            requests.targets,
+            layer.index,
             layers=edited_layers(editing),
             schedule=editing.schedule,
             batch_size=self.batch_size,
         )
-        if self.past and self.plan.memory is not None:
-            root = float(np.sqrt(self.plan.memory.weight))
-            remembered = root * self._mapped_keys(self.past, layer)
-            mapped = np.concatenate([mapped, remembered], axis=1)
-        return mapped, wanted.numpy()
+        mapped = self._mapped_keys(requests.edits, layer.index)
+        return mapped * requests.roots, wanted.numpy() * requests.roots
 
     def _mapped_keys(self, edits: Sequence[Edit], layer: int) -> Matrix:
         templates = self.plan.editing.context_templates
@@ -217,3 +269,4 @@ class ModelEditor:
         while self._undos:
             self._undos.pop().restore()
         self.updates.clear()
+        self._requests = _Requests(self.edits, self.targets, np.ones(len(self.edits)))

@@ -15,6 +15,7 @@ from collabedit.crypto.graph import FULL_GRAPH_PARTIES
 from collabedit.crypto.rng import Randomness
 from collabedit.errors import InputError, NumericError
 from collabedit.memory import Memory
+from collabedit.overlap import Overlap, Policy, smallest_tables
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.hooks import capturing_input, capturing_output, stopping_after
 from collabedit.party.editing.hyperparameters import (
@@ -59,6 +60,10 @@ RESIDUAL_FACTOR = 2.0
 that the last edited layer puts out for a short text. Twice, since ‖z‖ differs from text to text and
 a sequential session moves it. The demo's targets move by up to 0.86 ‖z‖ of their own."""
 
+FALSE_POSITIVE = 1e-6
+PARAPHRASES = 2
+"""An edit that wins a conflict then stands for three requests, each with its own context."""
+
 _PARAMETERS_OF: Mapping[EditorName, frozenset[str]] = {
     "memit": frozenset({"covariance_weight"}),
     "ridge": frozenset({"shift"}),
@@ -67,6 +72,43 @@ _PARAMETERS_OF: Mapping[EditorName, frozenset[str]] = {
 }
 
 _SAMPLE = "London is a city in England."
+
+
+@dataclass(frozen=True, slots=True)
+class OverlapWish:
+    """What the author of a plan decides about overlap; the sizes follow.
+
+    Attributes:
+        policy: of conflicts.
+        false_positive: largest probability that any count is too high.
+        paraphrases: `augment`: most requests that a winning edit adds.
+    """
+
+    policy: Policy
+    false_positive: float = FALSE_POSITIVE
+    paraphrases: int = PARAPHRASES
+
+    def section(self, parties: Sequence[Party]) -> Overlap:
+        """Choose the smallest tables.
+
+        Raises:
+            InputError: a probability out of range, or one that no tables give.
+        """
+        if not 0 < self.false_positive < 1:
+            raise InputError(f"false positive {self.false_positive:g} must be between 0 and 1")
+        try:
+            rows, width = smallest_tables(
+                sum(party.max_edits for party in parties), self.false_positive
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        return Overlap(
+            policy=self.policy,
+            false_positive=self.false_positive,
+            rows=rows,
+            width=width,
+            paraphrases=self.paraphrases if self.policy == "augment" else None,
+        )
 
 
 def propose_plan(
@@ -93,6 +135,7 @@ def propose_plan(
     target_steps: int | None = None,
     memory: Memory | None = None,
     history: Sequence[SavedUpdate] = (),
+    overlap: OverlapWish | None = None,
 ) -> Plan:
     """Fill in a plan.
 
@@ -119,6 +162,7 @@ def propose_plan(
         target_steps: of the target search; None takes the published value.
         memory: how past edits take part; None leaves them out.
         history: updates of the earlier sessions that this one continues (`load_history`).
+        overlap: count what parties share; None does not.
 
     Raises:
         InputError: a layer without covariance, with one of another model, or without a block above;
@@ -198,6 +242,7 @@ def propose_plan(
         ),
         memory=memory,
         timing=timing or Timing(),
+        overlap=None if overlap is None else overlap.section(parties),
     )
 
 
