@@ -31,6 +31,27 @@ def write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+def replace_private(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600, whole or not at all, in place of one that may be there.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        fresh.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def read_lines(path: Path) -> list[str]:
     """Lines that `append_line` wrote, without their ends; none if there is no file.
 

@@ -10,7 +10,7 @@ Used by `collabedit simulate`, by the tests, and by the attacks, which read the 
 
 import hashlib
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +21,7 @@ from collabedit.aggregator.records import TaskRecord
 from collabedit.aggregator.reporting import Observer
 from collabedit.aggregator.states import Aborted as AggregatorAborted
 from collabedit.aggregator.states import Opening
-from collabedit.crypto.ring import RingArray
+from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import (
@@ -29,12 +29,16 @@ from collabedit.errors import (
     CryptoError,
     NumericError,
     ProtocolError,
+    SessionAbortedError,
     TransportError,
 )
 from collabedit.exchange import decode_bundle, plan_encoding
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party import states as s
-from collabedit.party.contribution import masked_upload
+from collabedit.party.contribution import contributed_vector, masked_upload
+from collabedit.party.decisions import Decision
+from collabedit.party.items import Item
+from collabedit.party.overlap import OwnEdits
 from collabedit.party.task import advance, receive, start_task
 from collabedit.plan import Plan
 from collabedit.proto.codec import decode_packet, encode_packet
@@ -47,6 +51,9 @@ Contribute: TypeAlias = Callable[[PartyId, TaskIndex], Matrix]
 
 Apply: TypeAlias = Callable[[PartyId, TaskIndex, Mapping[LayerIndex, LowRankUpdate]], None]
 """Told by each party of the update that it verified."""
+
+Weigh: TypeAlias = Callable[[PartyId, tuple[Decision, ...]], None]
+"""Told by each party what it decided about its edits, once their copies are counted."""
 
 _FIRST_TASK = TaskIndex(0)
 
@@ -105,6 +112,7 @@ class Outcome:
         sums: the opened ring vectors of finished tasks.
         aborted: the aggregator's last state if the session ended early.
         party_states: each party's last state.
+        decisions: of each party that finished a counting task, about its items in order.
         refusals: messages that were refused, as (receiver, error).
         transcript: everything that crossed the network.
     """
@@ -113,6 +121,7 @@ class Outcome:
     sums: Mapping[TaskIndex, RingArray] = field(repr=False)
     aborted: AggregatorAborted | None
     party_states: Mapping[PartyId, s.State]
+    decisions: Mapping[PartyId, tuple[Decision, ...]]
     refusals: tuple[tuple[PartyId, CollabEditError], ...]
     transcript: tuple[Delivery, ...] = field(repr=False)
 
@@ -186,6 +195,9 @@ class Simulation:
         self._transcript: list[Delivery] = []
         self._refusals: list[tuple[PartyId, CollabEditError]] = []
         self._sums: dict[TaskIndex, RingArray] = {}
+        self._items: Mapping[PartyId, Sequence[Item]] = {}
+        self._weigh: Weigh | None = None
+        self._decisions: dict[PartyId, tuple[Decision, ...]] = {}
 
     def _start_aggregator(self) -> Coordinator:
         self._journal = self._open_journal()
@@ -203,13 +215,23 @@ class Simulation:
         self._journal.close()
         self.coordinator = self._start_aggregator()
 
-    def run(self, contribute: Contribute, apply: Apply | None = None) -> Outcome:
+    def run(
+        self,
+        contribute: Contribute,
+        apply: Apply | None = None,
+        *,
+        items: Mapping[PartyId, Sequence[Item]] | None = None,
+        weigh: Weigh | None = None,
+    ) -> Outcome:
         """Run all tasks of the plan, or until the session ends early.
 
         Args:
-            contribute: asked once for each party and task, before the task's first message.
+            contribute: asked once for each party and task of layers, before its first message.
             apply: told of each verified update.
+            items: what a counting task counts, by party; needed if the plan has one.
+            weigh: told of each party's decisions after it.
         """
+        self._items, self._weigh = items or {}, weigh
         present = frozenset(self._plan.party_ids)
         for index in range(len(self._plan.tasks)):
             task = TaskIndex(index)
@@ -229,6 +251,7 @@ class Simulation:
             sums=self._sums,
             aborted=last if isinstance(last, AggregatorAborted) else None,
             party_states={party: simulated.state for party, simulated in self._parties.items()},
+            decisions=dict(self._decisions),
             refusals=tuple(self._refusals),
             transcript=tuple(self._transcript),
         )
@@ -241,26 +264,59 @@ class Simulation:
         apply: Apply | None,
     ) -> None:
         context = Context(self._plan.digest, self.coordinator.session_id, task, self._chain)
-        encoded: dict[PartyId, RingArray] = {}
-        for party in sorted(present):
+        brought: dict[PartyId, bytes | memoryview] = {}
+        setups = {
+            party: s.TaskSetup(
+                self._plan, context, party, self._identities[party], self._randomness[party]
+            )
+            for party in sorted(present)
+        }
+        for party, setup in setups.items():
             try:
-                encoded[party] = plan_encoding(self._plan).encode(contribute(party, task))
+                brought[party] = self._bring(party, task, contribute)
             except NumericError as error:
                 self._refusals.append((party, error))
                 continue
-            setup = s.TaskSetup(
-                self._plan, context, party, self._identities[party], self._randomness[party]
-            )
             self._take(task, party, start_task(setup))
         while not self.coordinator.finished and self.coordinator.position[0] == task:
-            self._settle(task, encoded)
+            self._settle(task, brought)
             self._drive(task)
-        self._settle(task, encoded)
-        if apply is None:
-            return
+        self._settle(task, brought)
         for party, simulated in sorted(self._parties.items()):
-            if isinstance(simulated.state, s.Completed):
+            if not isinstance(simulated.state, s.Completed):
+                continue
+            if self._plan.counting(task) is not None:
+                self._count(setups[party], simulated.state, brought[party])
+            elif apply is not None:
                 apply(party, task, decode_bundle(self._plan, task, self.coordinator.bundle(task)))
+
+    def _bring(self, party: PartyId, task: TaskIndex, contribute: Contribute) -> bytes | memoryview:
+        if self._plan.counting(task) is not None:
+            return self._own(party).brought()
+        return to_bytes(plan_encoding(self._plan).encode(contribute(party, task)))
+
+    def _own(self, party: PartyId) -> OwnEdits:
+        items = self._items[party]
+        most = self._plan.max_edits([party])
+        if len(items) > most:
+            raise NumericError(f"{len(items)} edits, the plan allows party {party} {most}")
+        return OwnEdits(items, room=most - len(items))
+
+    def _count(
+        self, setup: s.TaskSetup, completed: s.Completed, brought: bytes | memoryview
+    ) -> None:
+        """Read the tables as `party.session` does; a party that refuses them leaves."""
+        party, own = setup.me, self._own(setup.me)
+        data = self.coordinator.bundle(setup.context.task)
+        try:
+            counted = own.read(setup, completed, brought=brought, data=data)
+        except SessionAbortedError as error:
+            self._refusals.append((party, error))
+            self._parties[party].state = s.Aborted(error.reason, None, str(error))
+            return
+        self._decisions[party] = own.decide(self._plan, counted.counts)
+        if self._weigh is not None:
+            self._weigh(party, self._decisions[party])
 
     def _drive(self, task: TaskIndex) -> None:
         """Do what the aggregator does when nothing comes any more."""
@@ -271,7 +327,7 @@ class Simulation:
         elif self.coordinator.position[0] == task:
             self.coordinator.close_round()
 
-    def _settle(self, task: TaskIndex, encoded: Mapping[PartyId, RingArray]) -> None:
+    def _settle(self, task: TaskIndex, brought: Mapping[PartyId, bytes | memoryview]) -> None:
         """Deliver everything that is in flight."""
         self._collect(task)
         while self._queue:
@@ -281,7 +337,7 @@ class Simulation:
                 if delivery.receiver == AGGREGATOR:
                     self._to_aggregator(delivery)
                 else:
-                    self._to_party(delivery, encoded)
+                    self._to_party(delivery, brought)
             except (CryptoError, ProtocolError, TransportError) as error:
                 self._refusals.append((delivery.receiver, error))
             self._collect(task)
@@ -316,14 +372,14 @@ class Simulation:
         else:
             self.coordinator.deliver(decode_packet(delivery.data))
 
-    def _to_party(self, delivery: Delivery, encoded: Mapping[PartyId, RingArray]) -> None:
+    def _to_party(self, delivery: Delivery, brought: Mapping[PartyId, bytes | memoryview]) -> None:
         party = delivery.receiver
         simulated = self._parties.get(party)
         if simulated is None or simulated.silent:
             return
         self._take(delivery.task, party, receive(simulated.state, decode_packet(delivery.data)))
         if isinstance(simulated.state, s.Contributing):
-            self._upload(delivery.task, party, simulated.state, encoded[party])
+            self._upload(delivery.task, party, simulated.state, brought[party])
         elif isinstance(simulated.state, s.FetchingUpdate):
             bundle = self.coordinator.bundle(delivery.task)
             fetched = Delivery(AGGREGATOR, party, delivery.task, "bundle", bundle)
@@ -332,8 +388,13 @@ class Simulation:
             self._take(delivery.task, party, advance(simulated.state, s.UpdateFetched(digest)))
 
     def _upload(
-        self, task: TaskIndex, party: PartyId, state: s.Contributing, encoded: RingArray
+        self,
+        task: TaskIndex,
+        party: PartyId,
+        state: s.Contributing,
+        brought: bytes | memoryview,
     ) -> None:
+        encoded = contributed_vector(state.setup, brought, state.group_secret)
         upload = masked_upload(self._plan, task, encoded, state.masks)
         limit = None
         if task == self._faults.crash_task:

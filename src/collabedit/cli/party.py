@@ -29,11 +29,13 @@ from collabedit.cli.credentials import (
     read_tls,
 )
 from collabedit.cli.plan import check_count
+from collabedit.cli.review import OVERLAP_FILE, overlap_review
 from collabedit.crypto.kdf import transcript_hash
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError, InputError
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
 from collabedit.party.edits import Edit, edits_digest, load_edits
+from collabedit.party.items import edit_items
 from collabedit.party.journal import ABANDON_OPTION, KEY_OPTION, PartyJournal
 from collabedit.party.ledger import ACCEPT_OPTION, Ledger
 from collabedit.party.member import Member, Observer, SessionReport
@@ -239,6 +241,10 @@ def join(
         bool,
         typer.Option(ABANDON_OPTION, help="Give up an unfinished session instead of resuming it."),
     ] = False,
+    review: Annotated[
+        bool,
+        typer.Option(help="Ask before going on, once copies and conflicts of edits are known."),
+    ] = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
@@ -257,6 +263,9 @@ def join(
     member = Member(plan, party, read_identity(identity, plan, party), SystemRandomness())
     tls = read_tls(tls_cert, tls_key, tls_ca, name=name)
     records = _own_edits(plan, name, edits)
+    if review and plan.overlap is None:
+        raise InputError("--review: the plan counts no overlap, there is nothing to look at")
+    items = None if plan.overlap is None else edit_items(records)
     _prepare_directory(work)
     with _open_journal(work, plan, name, records, key=journal_key, abandon=abandon) as journal:
         unfinished = journal.unfinished
@@ -306,6 +315,8 @@ def join(
                     enter=EnteredSessions(work / SESSIONS_FILE).enter,
                     evidence=evidence_sink(evidence, observe),
                     journal=journal,
+                    items=items,
+                    review=overlap_review(work / OVERLAP_FILE, ask=review),
                     observer=observe,
                 )
         except CollabEditError as error:

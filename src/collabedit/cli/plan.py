@@ -1,7 +1,7 @@
 """`collabedit plan`: write, read and check the text that all parties agree on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, TypeAlias, get_args
 
 import typer
 from rich.table import Table
@@ -11,8 +11,9 @@ from collabedit.cli.credentials import read_identity
 from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError, PlanError
-from collabedit.ids import AGGREGATOR
+from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.memory import Memory
+from collabedit.overlap import Policy
 from collabedit.plan import (
     Coordinator,
     Editing,
@@ -29,6 +30,18 @@ from collabedit.threat_model import maximum_corruptions
 if TYPE_CHECKING:
     from collabedit.party.editing.covariance import Covariance
     from collabedit.party.editing.model import EditableModel
+    from collabedit.party.editing.proposal import OverlapWish
+
+OverlapOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="Count shared edits; of conflicts: majority, drop, keep or augment."),
+]
+FalsePositiveOption: TypeAlias = Annotated[
+    float | None, typer.Option(help="Probability that any count is too high; default: 1e-6.")
+]
+ParaphrasesOption: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Most that augment adds to a winning edit; default: 2.")
+]
 
 app = typer.Typer(help="The plan that all parties agree on.", no_args_is_help=True)
 
@@ -79,6 +92,9 @@ def new(
     memory_weight: Annotated[
         float | None, typer.Option(help="Of a past edit against a new one; default: 1.")
     ] = None,
+    overlap: OverlapOption = None,
+    false_positive: FalsePositiveOption = None,
+    paraphrases: ParaphrasesOption = None,
 ) -> None:
     """Write a plan from a model, a covariance and the parties' public keys."""
     from collabedit.party.editing.covariance import load_covariance
@@ -96,6 +112,7 @@ def new(
     if memory_weight is not None and memory is None:
         raise InputError("--memory-weight needs --memory")
     chosen_editor = parse_editor(editor)
+    wish = parse_overlap(overlap, false_positive, paraphrases)
     moments = None if covariance is None else load_covariance(covariance)
     loaded = load_model(model, dtype=dtype)
     history = load_chain(previous or (), weights=f"sha256:{loaded.weights_digest()}")
@@ -121,6 +138,7 @@ def new(
             if memory is None
             else Memory(weight=memory_weight or 1.0, max_edits=memory),
             history=history,
+            overlap=wish,
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(plan.to_toml(), encoding="utf-8")
@@ -150,6 +168,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ("ring", f"{aggregation.ring_bits} bits, {aggregation.fractional_bits} fractional"),
         ("threshold", f"{plan.threshold} of {len(plan.federation.parties)}"),
         ("collusion", _collusion(plan)),
+        ("overlap", _overlap(plan)),
         ("upload", f"{_upload_bytes(plan) / 1e6:.1f} MB each, in {len(plan.tasks)} sums"),
     ):
         table.add_row(label, value)
@@ -189,6 +208,43 @@ def choose_layers(
     return defaults_for(model.architecture, editor).layers(model.n_layers)
 
 
+def parse_overlap(
+    policy: str | None, false_positive: float | None, paraphrases: int | None
+) -> "OverlapWish | None":
+    """Read `--overlap` and what goes with it.
+
+    Raises:
+        InputError: no such policy, or an option that has no meaning with it.
+    """
+    from collabedit.party.editing.proposal import FALSE_POSITIVE, PARAPHRASES, OverlapWish
+
+    if policy is None:
+        if false_positive is not None or paraphrases is not None:
+            raise InputError("--false-positive and --paraphrases need --overlap")
+        return None
+    for name in get_args(Policy):
+        if policy == name:
+            if paraphrases is not None and name != "augment":
+                raise InputError(f"--paraphrases has no meaning with --overlap {name}")
+            return OverlapWish(
+                name,
+                FALSE_POSITIVE if false_positive is None else false_positive,
+                PARAPHRASES if paraphrases is None else paraphrases,
+            )
+    raise InputError(f"--overlap {policy}: must be one of {', '.join(get_args(Policy))}")
+
+
+def _overlap(plan: Plan) -> str:
+    overlap = plan.overlap
+    if overlap is None:
+        return "not counted"
+    added = "" if overlap.paraphrases is None else f", up to {overlap.paraphrases} paraphrases"
+    return (
+        f"{overlap.policy}{added}; 2 tables of {overlap.rows} x {overlap.width}, a count is too "
+        f"high with probability {overlap.false_positive:g}"
+    )
+
+
 def _parameters(editing: Editing) -> str:
     """The editor's own parameters, for people."""
     if editing.editor == "ridge":
@@ -208,7 +264,8 @@ def _memory(plan: Plan) -> str:
 
 def _collusion(plan: Plan) -> str:
     parties = len(plan.federation.parties)
-    graph = plan_neighbourhood(plan, parties)
+    layers = TaskIndex(len(plan.tasks) - 1)
+    graph = plan_neighbourhood(plan, parties, task=layers)
     bound = plan.federation.corruptions
     if bound is None or graph.degree == parties - 1:
         bound = maximum_corruptions(parties, plan.threshold)
@@ -219,7 +276,7 @@ def _collusion(plan: Plan) -> str:
 
 
 def _upload_bytes(plan: Plan) -> int:
-    elements = sum(plan.layer_length(layer) for layer in plan.editing.layers)
+    elements = sum(plan.task_length(TaskIndex(task)) for task in range(len(plan.tasks)))
     return elements * plan.aggregation.ring_bits // 8
 
 

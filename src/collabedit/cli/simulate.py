@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,14 @@ from collabedit.cli.console import (
     progress_bar,
     say,
 )
-from collabedit.cli.plan import choose_layers, parse_editor
+from collabedit.cli.plan import (
+    FalsePositiveOption,
+    OverlapOption,
+    ParaphrasesOption,
+    choose_layers,
+    parse_editor,
+    parse_overlap,
+)
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import InputError
@@ -24,6 +31,9 @@ from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Coordinator, Party, format_digest, plan_errors
 from collabedit.sketch import LowRankUpdate, Matrix
 from collabedit.threat_model import MINIMUM_PARTIES
+
+if TYPE_CHECKING:
+    from collabedit.party.editing.proposal import OverlapWish
 
 
 def _crashes(texts: list[str], parties: int) -> tuple[dict[PartyId, str], TaskIndex]:
@@ -52,6 +62,19 @@ def _check_flags(*, parties: int, schedule: str, statistics: str, out: Path | No
         check_place(out)
 
 
+def _room(wish: "OverlapWish | None") -> int:
+    """Requests that an edit may become."""
+    return 1 + wish.paraphrases if wish is not None and wish.policy == "augment" else 1
+
+
+def _show(report: Mapping[str, object], out: Path | None) -> None:
+    text = json.dumps(report, indent=2)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n")
+    typer.echo(text)
+
+
 def run(
     model: Annotated[Path, typer.Option(help="Model directory.")],
     edits: Annotated[list[Path], typer.Option(help="Edits file; once for each party.")],
@@ -76,6 +99,9 @@ def run(
     tamper: Annotated[float, typer.Option(min=0, max=1, help="Share with a bit flipped.")] = 0.0,
     delay: Annotated[int, typer.Option(min=0, help="Largest delay, in messages.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the faults.")] = 0,
+    overlap: OverlapOption = None,
+    false_positive: FalsePositiveOption = None,
+    paraphrases: ParaphrasesOption = None,
     out: Annotated[Path | None, typer.Option(help="Report to write, JSON.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
@@ -93,11 +119,13 @@ def run(
     from collabedit.party.editing.proposal import propose_plan
     from collabedit.party.editing.targets import compute_targets
     from collabedit.party.edits import load_edits
+    from collabedit.party.items import edit_items
     from collabedit.simulation import Faults, Simulation
 
     configure_logs(as_json=False, debug=False)
     _check_flags(parties=len(edits), schedule=schedule, statistics=statistics, out=out)
     chosen_editor = parse_editor(editor)
+    wish = parse_overlap(overlap, false_positive, paraphrases)
     crashes, crash_task = _crashes(crash or [], len(edits))
     records = [load_edits(path) for path in edits]
     moments = None if covariance is None else load_covariance(covariance)
@@ -112,7 +140,9 @@ def run(
             name="simulation",
             model_name=model.name,
             parties=[
-                Party(name=f"party-{i}", identity=public[PartyId(i)], max_edits=len(own))
+                Party(
+                    name=f"party-{i}", identity=public[PartyId(i)], max_edits=_room(wish) * len(own)
+                )
                 for i, own in enumerate(records, 1)
             ],
             aggregator=Coordinator(name="aggregator", identity=public[AGGREGATOR]),
@@ -125,6 +155,7 @@ def run(
             shift=shift,
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
+            overlap=wish,
         )
     if crash_task >= len(plan.tasks):
         raise InputError(f"--crash {(crash or [])[0]}: the session has {len(plan.tasks)} sums")
@@ -172,8 +203,15 @@ def run(
             seed=seed,
             observer=log_observer(role="aggregator"),
         )
-        outcome = simulation.run(contribute, apply)
-    report = {
+        outcome = simulation.run(
+            contribute,
+            apply,
+            items={
+                party: edit_items(own) for party, own in zip(plan.party_ids, records, strict=True)
+            },
+            weigh=lambda party, decisions: editors[party].weigh(decisions),
+        )
+    report: dict[str, object] = {
         "plan": format_digest(plan.digest),
         "tasks": [record.to_dict(plan) for record in outcome.records],
         "aborted": outcome.aborted.reason.name if outcome.aborted else None,
@@ -182,10 +220,11 @@ def run(
         "before": before,
         "after": None if outcome.aborted else evaluate(loaded, everything).metrics.to_dict(),
     }
-    text = json.dumps(report, indent=2)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n")
-    typer.echo(text)
+    if plan.overlap is not None:
+        report["decisions"] = {
+            plan.party_name(party): [decision.to_dict() for decision in decisions]
+            for party, decisions in sorted(outcome.decisions.items())
+        }
+    _show(report, out)
     simulation.coordinator.raise_if_aborted()
     say("the federation finished")
