@@ -41,6 +41,7 @@ from collabedit.crypto.signing import SigningKey
 from collabedit.errors import CollabEditError
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.client import ClientTls, GrpcChannel
+from collabedit.party.decisions import Decision
 from collabedit.party.member import Member
 from collabedit.party.session import run_session
 from collabedit.plan import Layer, load_plan
@@ -180,6 +181,9 @@ class FixedEditor:
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
         """See `Editor`."""
         return [self._pair for _ in layers]
+
+    def weigh(self, decisions: Sequence[Decision]) -> None:
+        """See `Editor`."""
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         """See `Editor`."""

@@ -187,7 +187,7 @@ def rows_of(
     with tempfile.TemporaryDirectory() as directory:
         federation = Federation(parties, Path(directory), corruptions=corruptions)
         federation.run()
-    graph = plan_neighbourhood(federation.plan, parties)
+    graph = plan_neighbourhood(federation.plan, parties, task=TaskIndex(0))
     abscissas = tuple(federation.plan.party_ids)[: graph.degree + 1]
     shamir = microseconds(
         lambda: split(

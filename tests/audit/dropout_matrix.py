@@ -259,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "threshold": federation.plan.threshold,
                 "graph": _graph(federation),
                 "corruptions": corruptions,
-                "degree": plan_neighbourhood(federation.plan, parties).degree,
+                "degree": plan_neighbourhood(federation.plan, parties, task=dropouts.TASK).degree,
                 "seconds": seconds,
             }
         )

@@ -19,7 +19,7 @@ def test_dropouts_of_any_round_leave_an_exact_sum(round_name: str, tmp_path: Pat
     """All eleven that the plan of 36 parties can lose (threshold 25) fall silent at once."""
     federation = build_federation(36, corruptions=7)
     assert federation.plan.threshold == 25
-    assert plan_neighbourhood(federation.plan, 36).degree < 35
+    assert plan_neighbourhood(federation.plan, 36, task=TaskIndex(0)).degree < 35
     gone = {PartyId(3 * i) for i in range(1, 12)}
     faults = Faults(crash_before=dict.fromkeys(gone, round_name))
     outcome = federation.simulation(tmp_path, faults=faults).run(federation.contribute)
@@ -55,8 +55,8 @@ def test_a_roster_that_shrinks_to_32_takes_the_full_graph(tmp_path: Path) -> Non
     faults = Faults(crash_before={PartyId(i): "r3" for i in (5, 6, 7)})
     outcome = federation.simulation(tmp_path, faults=faults).run(federation.contribute)
     assert [len(record.survivors) for record in outcome.records] == [32, 32]
-    assert plan_neighbourhood(federation.plan, 35).degree < 34
-    assert plan_neighbourhood(federation.plan, 32).degree == 31
+    assert plan_neighbourhood(federation.plan, 35, task=TaskIndex(0)).degree < 34
+    assert plan_neighbourhood(federation.plan, 32, task=TaskIndex(0)).degree == 31
     for record in outcome.records:
         np.testing.assert_array_equal(
             outcome.sums[record.task], plain_sum(federation, record.survivors, record.task)

@@ -1,5 +1,6 @@
 """Plans, keys and contributions of small federations, all from seeds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from collabedit.crypto.signing import SigningKey
 from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
+from collabedit.party.decisions import Decision
 from collabedit.plan import Plan, parse_plan
 from collabedit.simulation import Faults, Simulation
 from collabedit.sketch import Matrix
@@ -24,7 +26,7 @@ class TestFederation:
     """A plan with everybody's keys and edits.
 
     Attributes:
-        edits: (K̃ [d', n], R [d_out, n]) by party and task.
+        edits: (K̃ [d', n], R [d_out, n]) by party and layer.
     """
 
     __test__ = False
@@ -34,7 +36,8 @@ class TestFederation:
     edits: dict[tuple[PartyId, TaskIndex], tuple[Matrix, Matrix]]
 
     def contribute(self, party: PartyId, task: TaskIndex) -> Matrix:
-        return contribution_vector(self.plan, task, [self.edits[party, task]])
+        pairs = [self.edits[party, TaskIndex(layer.index)] for layer in self.plan.tasks[task]]
+        return contribution_vector(self.plan, task, pairs)
 
     def centralised(self, parties: frozenset[PartyId], task: TaskIndex) -> Matrix:
         """T (I + S)⁻¹ over these parties' edits, by a dense solve."""
@@ -57,6 +60,16 @@ class TestFederation:
             faults=faults,
             seed=seed,
         )
+
+
+def weighed(pair: tuple[Matrix, Matrix], decisions: Sequence[Decision]) -> tuple[Matrix, Matrix]:
+    """Scale columns as an editor does that was told these decisions; none leave all as they are."""
+    if not decisions:
+        return pair
+    kept = [index for index, decision in enumerate(decisions) if decision.is_kept]
+    roots = np.sqrt([decisions[index].weight for index in kept])
+    keys, residuals = pair
+    return keys[:, kept] * roots, residuals[:, kept] * roots
 
 
 def plan_text(

@@ -11,11 +11,12 @@ from collabedit.crypto.certificates import Authority, create_authority, issue_ce
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.client import ClientTls, GrpcChannel
+from collabedit.party.decisions import Decision
 from collabedit.party.member import Member, SessionReport
 from collabedit.party.session import run_session
 from collabedit.plan import Layer
 from collabedit.sketch import LowRankUpdate, Matrix
-from tests.support.federations import TestFederation
+from tests.support.federations import TestFederation, weighed
 
 
 def server_tls(authority: Authority, name: str) -> ServerTls:
@@ -40,10 +41,16 @@ class MatrixEditor:
     applied: list[dict[LayerIndex, LowRankUpdate]] = field(default_factory=list)
     rolled_back: bool = False
     scale: float = 1.0
+    decisions: tuple[Decision, ...] = ()
+
+    def weigh(self, decisions: Sequence[Decision]) -> None:
+        self.decisions = tuple(decisions)
 
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
         pairs = [self.federation.edits[self.party, TaskIndex(layer.index)] for layer in layers]
-        return [(keys * self.scale, residuals) for keys, residuals in pairs]
+        return [
+            weighed((keys * self.scale, residuals), self.decisions) for keys, residuals in pairs
+        ]
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         self.applied.append(dict(updates))

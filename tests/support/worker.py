@@ -20,6 +20,7 @@ from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError
 from collabedit.ids import LayerIndex
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
+from collabedit.party.decisions import Decision
 from collabedit.party.journal import PartyJournal
 from collabedit.party.ledger import Ledger
 from collabedit.party.member import Member, SessionReport
@@ -27,6 +28,7 @@ from collabedit.party.session import run_session
 from collabedit.party.sessions import EnteredSessions
 from collabedit.plan import Layer, load_plan
 from collabedit.sketch import LowRankUpdate, Matrix
+from tests.support.federations import weighed
 
 
 @dataclass
@@ -36,13 +38,18 @@ class StoredEditor:
     statistics_file: Path
     applied: list[str] = field(default_factory=list)
     rolled_back: bool = False
+    decisions: tuple[Decision, ...] = ()
+
+    def weigh(self, decisions: Sequence[Decision]) -> None:
+        self.decisions = tuple(decisions)
 
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
         with np.load(self.statistics_file) as stored:
-            return [
+            pairs = [
                 (stored[f"keys-{layer.index}"], stored[f"residuals-{layer.index}"])
                 for layer in layers
             ]
+        return [weighed(pair, self.decisions) for pair in pairs]
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         self.applied += [updates[layer].to_bytes().hex()[:16] for layer in sorted(updates)]

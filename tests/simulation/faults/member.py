@@ -3,6 +3,7 @@
 import hashlib
 from typing import TYPE_CHECKING
 
+from collabedit.crypto.ring import to_bytes
 from collabedit.errors import (
     AbortReason,
     CryptoError,
@@ -107,7 +108,7 @@ class Member:
     def _begin(self) -> None:
         self._between_tasks = False
         encoded = self.world.federation.encoded[self.party, self.task]
-        self.take(self._log.start_task(self.setup, encoded))
+        self.take(self._log.start_task(self.setup, to_bytes(encoded)))
 
     def wake(self) -> None:
         """Be done computing."""

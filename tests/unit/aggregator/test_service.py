@@ -32,6 +32,7 @@ EXPECTED: dict[type[CollabEditError], grpc.StatusCode] = {
     errors.SessionAbortedError: STATUS.FAILED_PRECONDITION,
     errors.TransportError: STATUS.INTERNAL,
     errors.AcceptanceError: STATUS.INTERNAL,
+    errors.DeclinedError: STATUS.INTERNAL,
     RefusalError: STATUS.FAILED_PRECONDITION,
     errors.StorageError: STATUS.RESOURCE_EXHAUSTED,
     errors.JournalError: STATUS.RESOURCE_EXHAUSTED,

@@ -24,12 +24,13 @@ from collabedit.crypto.graph import (
     plan_neighbourhood,
     smallest_neighbourhood,
 )
-from collabedit.ids import PartyId
+from collabedit.ids import PartyId, TaskIndex
 from collabedit.threat_model import maximum_corruptions, minimum_threshold, proposed_corruptions
 from tests.support.federations import build_federation
 from tests.support.randomness import InsecureTestRandomness
 
 # n, t, c of rosters small and large, with few, some and as many corrupt parties as a plan may say.
+FIRST = TaskIndex(0)
 CASES = [
     (n, t, c)
     for n in (33, 40, 64, 100, 137)
@@ -177,10 +178,14 @@ def test_arguments_out_of_range_are_refused(n: int, t: int, c: int) -> None:
 
 def test_a_plan_and_a_roster_fix_the_graph() -> None:
     plan = build_federation(40, corruptions=proposed_corruptions(40)).plan
-    assert plan_neighbourhood(plan, 40) == neighbourhood(40, threshold=27, corruptions=8)
+    assert plan_neighbourhood(plan, 40, task=FIRST) == neighbourhood(
+        40, threshold=27, corruptions=8
+    )
     # Whoever did not advertise makes the graph a smaller one, with fewer dropouts left.
-    assert plan_neighbourhood(plan, 35) == neighbourhood(35, threshold=27, corruptions=8)
-    assert plan_neighbourhood(plan, 32) == Neighbourhood(31, 27)
+    assert plan_neighbourhood(plan, 35, task=FIRST) == neighbourhood(
+        35, threshold=27, corruptions=8
+    )
+    assert plan_neighbourhood(plan, 32, task=FIRST) == Neighbourhood(31, 27)
 
 
 # Graphs drawn at random, at levels at which failures can be counted.

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabedit.crypto.ring import Ring, RingArray, to_bytes
+from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import JournalError, KeyFileError, StorageError
-from collabedit.exchange import TileLayout
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.party import records
 from collabedit.party.entries import (
@@ -33,7 +32,6 @@ from tests.support.crashes import CrashPoints
 
 CANARY = b"canary of a packet, a seed, a statistic"
 SESSION, PLAN = b"s" * 32, b"p" * 32
-LAYOUT = TileLayout(elements=100, element_bytes=8, per_tile=32)
 VECTOR: RingArray = np.frombuffer((CANARY * 30)[:800], dtype="<u8").copy()
 START = SessionStarted(SESSION, PLAN, bytes(32), PartyId(2))
 TASK = TaskStarted(
@@ -64,7 +62,7 @@ def written(work: Path) -> OpenSession:
     """Leave a session in the midst of its first task."""
     with journal(work) as book:
         book.begin(SESSION, PLAN, PartyId(2))
-        book.start_task(TASK, VECTOR, LAYOUT)
+        book.start_task(TASK, to_bytes(VECTOR))
         book.accept(PACKET)
         book.accept(UPLOADED)
         book.fetched(TaskIndex(0), BUNDLE, FETCHED)
@@ -92,7 +90,7 @@ def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
     with journal(tmp_path) as book:
         assert book.unfinished == before
         assert before.cursor == 3
-        assert np.array_equal(book.vector(Ring.Z64), VECTOR)
+        assert book.brought() == to_bytes(VECTOR)
         assert book.update(TaskIndex(0), FETCHED.digest) == BUNDLE
         book.complete_task(DONE)
     with journal(tmp_path) as book:
@@ -212,7 +210,7 @@ def test_records_out_of_their_place_are_named(
 def test_a_damaged_missing_or_foreign_file_beside_it_is_named(name: str, tmp_path: Path) -> None:
     def read(book: PartyJournal) -> None:
         if name.endswith("vector"):
-            book.vector(Ring.Z64)
+            book.brought()
         else:
             book.update(TaskIndex(0), FETCHED.digest)
 
@@ -309,7 +307,7 @@ def test_a_journal_that_failed_takes_no_more(
 
     with journal(tmp_path) as book:
         book.begin(SESSION, PLAN, PartyId(2))
-        book.start_task(TASK, VECTOR, LAYOUT)
+        book.start_task(TASK, to_bytes(VECTOR))
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", fail)
             with pytest.raises(StorageError, match="Input/output error"):

@@ -105,7 +105,7 @@ def test_a_large_federation_gets_a_bound_on_collusion_and_a_sparse_graph(
 ) -> None:
     plan = propose(model, moments(model), parties=parties)
     assert plan.federation.corruptions == corruptions
-    full = plan_neighbourhood(plan, parties).degree == parties - 1
+    full = plan_neighbourhood(plan, parties, task=TaskIndex(0)).degree == parties - 1
     assert full == (corruptions is None)
 
 
