@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from collabedit.errors import (
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party import task as task_module
 from collabedit.party.edits import Edit
+from collabedit.party.items import Item
 from collabedit.party.journal import PartyJournal
 from collabedit.party.ledger import Ledger
 from collabedit.party.member import Member, SessionReport
@@ -71,10 +72,17 @@ class Life:
 
 @dataclass
 class Stage:
-    """A coordinator, parties that live, and one that dies."""
+    """A coordinator, parties that live, and one that dies.
+
+    Attributes:
+        items: by party, if the plan counts overlap.
+        sums: digests of the opened sums; None for one that every session has another.
+    """
 
     federation: TestFederation
     directory: Path
+    items: Mapping[PartyId, Sequence[Item]] = field(default_factory=dict)
+    sums: Sequence[str | None] = field(default_factory=lambda: SUMS)
     lives: list[Life] = field(default_factory=list)
     reports: dict[PartyId, SessionReport] = field(default_factory=dict)
     editors: dict[PartyId, MatrixEditor] = field(default_factory=dict)
@@ -147,6 +155,7 @@ class Stage:
                     ledger=ledger,
                     enter=EnteredSessions(self.work / "sessions.txt").enter,
                     journal=journal,
+                    items=self.items.get(VICTIM),
                     observer=observe,
                 )
                 points.point()
@@ -161,7 +170,9 @@ class Stage:
             channel = LoopbackChannel(self.coordinator, party)
             # Some tests end the session for everybody.
             with contextlib.suppress(SessionAbortedError):
-                self.reports[party] = run_session(self.member(party), channel, editor)
+                self.reports[party] = run_session(
+                    self.member(party), channel, editor, items=self.items.get(party)
+                )
 
         ids = [party for party in self.federation.plan.party_ids if party != VICTIM]
         threads = [threading.Thread(target=body, args=(party,), daemon=True) for party in ids]
@@ -194,10 +205,13 @@ class Stage:
         last = self.lives[-1]
         assert last.report is not None
         assert set(self.reports) == {1, 3}
-        for report in (last.report, *self.reports.values()):
-            assert [task.sum_digest for task in report.tasks] == SUMS
+        said = [[task.sum_digest for task in last.report.tasks]]
+        said += [[task.sum_digest for task in report.tasks] for report in self.reports.values()]
+        assert said == [said[0]] * 3
+        for digest, want_digest in zip(said[0], self.sums, strict=True):
+            assert want_digest in {None, digest}
         survivors = [record.survivors for record in self.coordinator.records]
-        assert survivors == [{1, 2, 3}] * len(SUMS)
+        assert survivors == [{1, 2, 3}] * len(self.sums)
         want = [
             {layer: update.dense() for layer, update in applied.items()}
             for applied in self.editors[PartyId(1)].applied
@@ -208,7 +222,7 @@ class Stage:
         self.check_answers()
         assert {path.name for path in (self.work / "journal").iterdir()} == {"lock"}
         openings = (self.work / "ledger.jsonl").read_text().splitlines()
-        assert len(openings) == len(set(openings)) == len(SUMS)
+        assert len(openings) == len(set(openings)) == len(self.sums)
 
     def check_answers(self) -> None:
         answers: dict[tuple[int, int], set[bytes]] = defaultdict(set)
@@ -230,7 +244,7 @@ class Stage:
                 *(m.ConfirmSurvivors, m.Unmask, m.VerifyUpdate),
             )
         }
-        assert len(shares) == 3 * len(SUMS)
+        assert len(shares) == 3 * len(self.sums)
         assert all(len(revealed) == 1 for revealed in shares.values())
         frames = {frame for life in self.lives for frame in life.channel.frames_sent}
         assert len({(task, frame[4:8]) for task, frame in frames}) == len(frames)
@@ -250,9 +264,8 @@ def uncrashed(tmp_path_factory: pytest.TempPathFactory) -> None:
     ]
 
 
-def moments(directory: Path) -> int:
+def moments(stage: Stage) -> int:
     """How many moments a life without a death has."""
-    stage = Stage(FEDERATION, directory)
     with pytest.MonkeyPatch.context() as patched:
         stage.run(iter([None]), patched)
     stage.check()
@@ -266,7 +279,7 @@ PARTS = 4
 def test_a_party_killed_at_any_moment_finishes_the_same_session(
     part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = moments(tmp_path / "count")
+    count = moments(Stage(FEDERATION, tmp_path / "count"))
     assert count > 150
     for deadly in range(part, count, PARTS):
         stage = Stage(FEDERATION, tmp_path / str(deadly))
