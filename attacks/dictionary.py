@@ -1,0 +1,154 @@
+"""Looking facts up in the tables of a counting task: what the key and the pads are there against.
+
+A fact is a short text, so whoever knows where a fact counts, and what is counted there, needs only
+a list of candidates. Two things stand in the way: places follow from the group secret, and the
+opened tables are under pads of the same secret. The attack tries every 32 bytes that its adversary
+holds as that secret, with the pads taken off and without, and believes a candidate if its count is
+one that edits can have: 1 to n.
+
+Whoever has the group secret wins, and that is every party of the task.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+
+from collabedit.attacks.attack import Finding
+from collabedit.crypto.kdf import SECRET_BYTES
+from collabedit.crypto.masking import unmask_tile
+from collabedit.crypto.ring import RingArray
+from collabedit.crypto.shamir import combine
+from collabedit.errors import MalformedMessageError
+from collabedit.exchange import TileLayout
+from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
+from collabedit.party.counting import Counter
+from collabedit.party.items import Item
+from collabedit.plan import Plan
+from collabedit.proto import messages as m
+from collabedit.proto.codec import decode_body, decode_packet
+from collabedit.simulation import Outcome
+from collabedit.sketch import Matrix
+from collabedit.threat_model import Adversary
+
+_COUNTING = TaskIndex(0)
+
+
+@dataclass(frozen=True, slots=True)
+class CountingView:
+    """A counting task as an adversary has it.
+
+    Attributes:
+        plan: public.
+        context: of the task.
+        total: the opened vector, [elements].
+        survivors: whose tables are in it.
+        secrets: all 32 bytes that it holds and could try as the group secret.
+    """
+
+    plan: Plan
+    context: m.Context
+    total: RingArray = field(repr=False)
+    survivors: frozenset[PartyId]
+    secrets: tuple[bytes, ...] = field(repr=False)
+
+    @classmethod
+    def of_aggregator(cls, plan: Plan, outcome: Outcome) -> Self:
+        """Cut the view of a simulated session's aggregator, with whatever it could reconstruct."""
+        envelopes = list(_envelopes(outcome))
+        context = next(e.context for e in envelopes if e.kind == m.KINDS[m.Release])
+        messages = [decode_body(e.kind, e.body) for e in envelopes]
+        found = dict.fromkeys(_constants(context))
+        for envelope, message in zip(envelopes, messages, strict=True):
+            found |= dict.fromkeys(_byte_strings(message))
+            found |= dict.fromkeys(_byte_strings(envelope.context))
+        found |= dict.fromkeys(_reconstructed(plan, envelopes))
+        secrets = tuple(value for value in found if len(value) == SECRET_BYTES)
+        survivors = outcome.records[_COUNTING].survivors
+        return cls(plan, context, outcome.sums[_COUNTING], survivors, secrets)
+
+    def with_secret(self, secret: bytes) -> Self:
+        """Return the view of somebody who has one more secret: a party has the group secret."""
+        return replace(self, secrets=(*self.secrets, secret))
+
+    def with_total(self, total: RingArray) -> Self:
+        """Return the undefended control: another vector opened in the same task."""
+        return replace(self, total=total)
+
+
+@dataclass(frozen=True, slots=True)
+class TableLookup:
+    """Which candidates' facts were counted, by whomever."""
+
+    adversary: Adversary = Adversary.HONEST_AGGREGATOR
+    name: str = "table-lookup"
+
+    def run(self, view: CountingView, candidates: Sequence[Item]) -> Finding:
+        """Score candidates: 1 if any secret gives the fact a count that edits can have, else 0."""
+        scores = np.zeros(len(candidates))
+        for secret in view.secrets:
+            counter = Counter(view.plan, view.context, secret)
+            for table in (view.total, _without_pads(view, counter)):
+                scores = np.maximum(scores, _plausible(view, counter, table, candidates))
+        matrix: Matrix = scores[None, :]
+        return Finding(self.name, (None,), matrix)
+
+
+def _without_pads(view: CountingView, counter: Counter) -> RingArray:
+    opened = view.total.copy()
+    layout = TileLayout.of(view.plan, view.context.task)
+    pads = [counter.pad(party) for party in sorted(view.survivors)]
+    for index in range(layout.tiles):
+        unmask_tile(opened[layout.bounds(index)], tile_index=index, masks=pads)
+    return opened
+
+
+def _plausible(
+    view: CountingView, counter: Counter, table: RingArray, candidates: Sequence[Item]
+) -> Matrix:
+    most = view.plan.max_edits(view.survivors)
+    counts = [int(table[counter.cells(item.fact, table=1)].min()) for item in candidates]
+    return np.array([float(1 <= count <= most) for count in counts])
+
+
+def _constants(context: m.Context) -> Iterator[bytes]:
+    yield bytes(SECRET_BYTES)
+    yield from (context.plan_digest, context.session_id, context.chain)
+
+
+def _envelopes(outcome: Outcome) -> Iterator[m.Envelope]:
+    for delivery in outcome.transcript:
+        if delivery.kind != "packet" or delivery.task != _COUNTING:
+            continue
+        try:
+            yield decode_packet(delivery.data).envelope
+        except MalformedMessageError:
+            continue  # damaged on the way; the machine refused it, too
+
+
+def _byte_strings(thing: object) -> Iterator[bytes]:
+    if isinstance(thing, bytes):
+        yield thing
+    elif isinstance(thing, Mapping):
+        for value in thing.values():
+            yield from _byte_strings(value)
+    elif isinstance(thing, tuple):
+        for value in thing:
+            yield from _byte_strings(value)
+    elif dataclasses.is_dataclass(thing):
+        for part in dataclasses.fields(thing):
+            yield from _byte_strings(getattr(thing, part.name))
+
+
+def _reconstructed(plan: Plan, envelopes: Sequence[m.Envelope]) -> Iterator[bytes]:
+    """Self-mask seeds of survivors and mask keys of dropped parties, from the revealed shares."""
+    shares: dict[PartyId, dict[PartyId, bytes]] = {}
+    for envelope in envelopes:
+        message = decode_body(envelope.kind, envelope.body)
+        if isinstance(message, m.Unmask) and envelope.sender != AGGREGATOR:
+            for owner, share in message.shares.items():
+                shares.setdefault(owner, {})[envelope.sender] = share.value
+    for held in shares.values():
+        yield combine(held, threshold=plan.threshold)
