@@ -19,13 +19,14 @@ from collabedit.party.editing.covariance import load_covariance
 from collabedit.party.editing.targets import Targets
 from collabedit.party.edits import load_edits
 from collabedit.party.items import edit_items
-from tests.e2e.test_processes import Finished, torch_threads
+from tests.e2e.test_processes import Finished
 from tests.support.processes import (
     Federation,
     Session,
     build_federation,
     record,
     run_command,
+    torch_threads,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
