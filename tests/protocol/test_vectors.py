@@ -19,7 +19,7 @@ import pytest
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 Json: TypeAlias = Any
-NAMES = ("proto", "session", "refusals", "evidence", "graph")
+NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting")
 
 ISOLATED = """
 import runpy, sys
@@ -74,6 +74,7 @@ def verify(beside_the_vectors: None) -> Callable[..., list[str]]:
         ("generate_refusals.py", ["refusals"]),
         ("generate_evidence.py", ["evidence"]),
         ("generate_graph.py", ["graph"]),
+        ("generate_counting.py", ["counting"]),
     ],
 )
 def test_the_code_still_produces_the_committed_vectors(
@@ -106,7 +107,7 @@ def isolated(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_an_independent_implementation_agrees_without_the_package() -> None:
     verified = isolated()
     assert verified.returncode == 0, verified.stderr
-    assert verified.stdout == "proto, session, refusals, evidence, graph agree\n"
+    assert verified.stdout == "proto, session, refusals, evidence, graph, counting agree\n"
 
 
 def test_one_line_for_a_disagreement_and_exit_code_1(tmp_path: Path) -> None:
@@ -199,6 +200,61 @@ def test_every_altered_input_of_the_session_is_noticed(
             alter(container, key)
     assert content != read("session")
     assert verify(session=content)
+
+
+ITEM_TEXTS = (".subject", ".prompt", ".relation", ".object")
+
+
+def test_every_altered_value_of_the_counting_task_is_named(
+    verify: Callable[..., list[str]],
+) -> None:
+    content, altered = read("counting"), {}
+    for path, kind, container, key in list(leaves(content)):
+        taken = is_input(path) and not path.endswith(".bundle")
+        taken = taken or path.endswith(ITEM_TEXTS) or ".paraphrases" in path
+        if not taken and kind not in altered:
+            altered[kind] = path
+            alter(container, key)
+    found = {line.split(": ")[1] for line in verify(counting=content)}
+    assert len(altered) > 80
+    assert [path for path in altered.values() if path not in found] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "plan.toml",
+        "tasks[0].parties.1.seed",
+        "tasks[0].parties.1.items[1].subject",
+        "tasks[0].parties.2.items[0].object",
+        "tasks[0].parties.2.items[0].relation",
+        "tasks[0].parties.4.items[0].prompt",
+        "tasks[0].parties.1.items[1].paraphrases[0]",
+    ],
+)
+def test_every_altered_input_of_the_counting_task_is_noticed(
+    path: str, verify: Callable[..., list[str]]
+) -> None:
+    content = read("counting")
+    for here, _, container, key in list(leaves(content)):
+        if here == path:
+            container[key] = container[key].replace("Bob, Bob", "Rob, Rob") + "."
+    assert content != read("counting")
+    assert verify(counting=content)
+
+
+def test_the_counting_task_has_what_a_second_implementation_could_get_wrong() -> None:
+    task = read("counting")["tasks"][0]
+    told = [edit for own in task["decisions"].values() for edit in own]
+    assert {(edit["claims"], edit["copies"]) for edit in told} == {(3, 3), (3, 2), (3, 1), (1, 1)}
+    assert {edit["added"] for edit in told} == {0, 1}
+    items = [item for party in task["parties"].values() for item in party["items"]]
+    assert len({(item["subject"], item["prompt"]) for item in items}) > len(
+        {item["topic"] for item in items}
+    )
+    assert None in {item["relation"] for item in items} != {None}
+    assert task["survivors"] == [1, 2, 4]
+    assert "corruptions" in read("counting")["plan"]["toml"]
 
 
 def test_an_update_that_is_off_by_more_than_the_tolerance_is_noticed(

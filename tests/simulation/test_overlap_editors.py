@@ -1,5 +1,6 @@
 """Duplicates through the whole protocol on a real model equal editing the union once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from collabedit.demo.methods import Share, edit_alone, relative_errors
 from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
-from collabedit.party.editing.targets import Targets
-from collabedit.party.items import edit_items
+from collabedit.party.editing.editor import target_settings
+from collabedit.party.editing.targets import Targets, compute_targets
+from collabedit.party.edits import Edit
+from collabedit.party.items import edit_items, paraphrase_requests
 from collabedit.plan import EditorName, Plan
 from collabedit.simulation import Simulation
 from collabedit.sketch import Matrix
@@ -75,3 +78,45 @@ def test_duplicates_weigh_exactly_once(
     if editor != "emmet":
         # Without counting, shared facts pull more than once. Constraints hold however often.
         assert min(relative_errors(uncounted, want).values()) > 1e-4
+
+
+def test_a_majority_adds_its_paraphrases_with_the_weight_of_their_edit(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Parties 1 and 2 want one object, party 3 another: the union has both, and two paraphrases."""
+    federation = tiny_federation(tmp_path_factory.mktemp("augment"), layers=(1, 2))
+    everything = federation.everything
+    first, second, *_ = everything.edits
+    asked = (f"Say of {first.subject}:", f"What {first.subject} is,", "What is it?")
+    winner = replace(first, paraphrase_prompts=asked)
+    loser = replace(first, target_new=second.target_new)
+    assert first.target_new != second.target_new
+    shares = {1: [winner], 2: [winner], 3: [loser, second]}
+    everybodys = [winner, loser, second, *paraphrase_requests(winner)]
+    assert len(everybodys) == 5
+
+    def targets(edits: list[Edit]) -> Share:
+        plan = federation.plan("memit")
+        found = compute_targets(
+            federation.central,
+            edits,
+            layer=2,
+            templates=plan.editing.context_templates,
+            settings=target_settings(plan.editing),
+        )
+        return Share(edits, found)
+
+    for party, edits in shares.items():
+        federation.shares[PartyId(party)] = targets(edits)
+    plan = federation.plan("memit")
+    parties = [party.model_copy(update={"max_edits": 3}) for party in plan.federation.parties]
+    wide = plan.model_copy(
+        update={
+            "federation": plan.federation.model_copy(update={"parties": tuple(parties)}),
+            "aggregation": plan.aggregation.model_copy(update={"capacity": 17}),
+        }
+    )
+    got = run(federation, with_overlap(wide, "augment", paraphrases=2), tmp_path)
+    once = targets(everybodys)
+    want = edit_alone(wide, federation.central, federation.moments(wide), [once])
+    assert max(relative_errors(got, want).values()) < 1e-8

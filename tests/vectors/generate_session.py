@@ -240,6 +240,7 @@ class Run:
     directory: Path
     recorded: dict[int, bytes]
     probe: Probe = lambda _run, _number, _receiver, _packet: None
+    plan_text: str = PLAN
     packets: list[dict[str, Any]] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
     states: dict[PartyId, s.State] = field(default_factory=dict)
@@ -248,7 +249,7 @@ class Run:
     aggregator_before: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.plan = parse_plan(PLAN, source="session vector")
+        self.plan = parse_plan(self.plan_text, source="session vector")
         self.randomness: dict[PartyId, Recorder] = {}
         self.coordinator = Coordinator(
             self.plan,
@@ -270,10 +271,13 @@ class Run:
             self.log(request, [AGGREGATOR])
             self.log(self.coordinator.welcome(request), [party])
         present = list(self.plan.party_ids)
-        for index in range(len(self.plan.tasks)):
+        for index in self.tasks_to_run():
             self.run_task(TaskIndex(index), present)
             present = [p for p in present if isinstance(self.states[p], s.Completed)]
         return self
+
+    def tasks_to_run(self) -> range:
+        return range(len(self.plan.tasks))
 
     def log(self, packet: m.Packet, receivers: list[PartyId]) -> int:
         self.packets.append(show_packet(packet, [int(each) for each in receivers]))
@@ -284,10 +288,7 @@ class Run:
         self.frames: dict[PartyId, list[bytes]] = {}
         self.vectors: dict[PartyId, Matrix] = {}
         for party in present:
-            vector = contribution_vector(self.plan, task, statistics(self.plan, party, task))
-            check_rounding(vector, self.plan.aggregation.fractional_bits)
-            self.vectors[party] = vector
-            self.encoded[party] = plan_encoding(self.plan).encode(vector)
+            self.bring(party, task)
             self.witnesses[party] = Witness(self.plan)
         for party in present:
             source = ReplayableRandomness(
@@ -300,6 +301,13 @@ class Run:
         record = self.coordinator.records[task]
         self.tasks.append(self.describe(task, present, opened))
         self.chain = next_chain(self.chain, record.update_digest)
+
+    def bring(self, party: PartyId, task: TaskIndex) -> None:
+        """Fix what a party contributes, before its first message."""
+        vector = contribution_vector(self.plan, task, statistics(self.plan, party, task))
+        check_rounding(vector, self.plan.aggregation.fractional_bits)
+        self.vectors[party] = vector
+        self.encoded[party] = plan_encoding(self.plan).encode(vector)
 
     def drive(self, task: TaskIndex, present: list[PartyId]) -> OpenedTask:
         opened: OpenedTask | None = None
@@ -391,8 +399,6 @@ class Run:
     ) -> dict[str, Any]:
         survivors = sorted(self.coordinator.records[task].survivors)
         total = opened.total
-        decoded = plan_encoding(self.plan).decode(total)
-        updates = decode_bundle(self.plan, task, opened.bundle)
         confirming = self.state(survivors[0], s.AwaitingConfirmations)
         surviving = self.state(survivors[0], s.AwaitingSurvivorConfirmations)
         return {
@@ -409,7 +415,16 @@ class Run:
             "opening": self.describe_opening(present, survivors),
             "sum": bytes(to_bytes(total)).hex(),
             "sum_digest": opened.event.sum_digest.hex(),
-            "decoded": floats(decoded),
+            **self.describe_released(task, opened),
+            "bundle": opened.bundle.hex(),
+            "update_digest": opened.event.update_digest.hex(),
+            "next_chain": next_chain(self.chain, opened.event.update_digest).hex(),
+        }
+
+    def describe_released(self, task: TaskIndex, opened: OpenedTask) -> dict[str, Any]:
+        updates = decode_bundle(self.plan, task, opened.bundle)
+        return {
+            "decoded": floats(plan_encoding(self.plan).decode(opened.total)),
             "updates": {
                 str(layer): {
                     "left": floats(update.left),
@@ -418,9 +433,15 @@ class Run:
                 }
                 for layer, update in updates.items()
             },
-            "bundle": opened.bundle.hex(),
-            "update_digest": opened.event.update_digest.hex(),
-            "next_chain": next_chain(self.chain, opened.event.update_digest).hex(),
+        }
+
+    def describe_brought(self, party: PartyId) -> dict[str, Any]:
+        return {
+            "statistics": [
+                {"keys": floats(keys), "residuals": floats(residuals)}
+                for keys, residuals in statistics(self.plan, party, self.context.task)
+            ],
+            "vector": floats(self.vectors[party]),
         }
 
     def describe_party(self, party: PartyId) -> dict[str, Any]:
@@ -434,11 +455,7 @@ class Run:
         frames = self.frames[party]
         task = self.context.task
         return {
-            "statistics": [
-                {"keys": floats(keys), "residuals": floats(residuals)}
-                for keys, residuals in statistics(self.plan, party, task)
-            ],
-            "vector": floats(self.vectors[party]),
+            **self.describe_brought(party),
             "encoded": bytes(to_bytes(self.encoded[party])).hex(),
             "seed": task_seed(party, task).hex(),
             "draws": self.name_draws(party, self.randomness[party].drawn),
@@ -523,6 +540,7 @@ class Run:
             )
             for peer in sorted(confirming.neighbours)
         ]
+        keys += self.further_masks(me, contributing)
         ring = plan_encoding(self.plan).ring
         described = []
         for (peer, sign, key), mask in zip(keys, contributing.masks, strict=True):
@@ -533,6 +551,13 @@ class Run:
             shown = [stream.hex() for stream in streams]
             described.append({"with": peer, "sign": sign, "key": key.hex(), "keystream": shown})
         return described
+
+    def further_masks(
+        self, me: PartyId, contributing: s.Contributing
+    ) -> list[tuple[str, int, bytes]]:
+        """Masks of some tasks only: with whom, sign, key."""
+        del me, contributing
+        return []
 
     def describe_opening(self, present: list[PartyId], survivors: list[PartyId]) -> dict[str, Any]:
         """Reconstruct once more from what the survivors revealed."""
@@ -601,13 +626,13 @@ def run_session(directory: Path, probe: Probe | None = None) -> Run:
     return run.run()
 
 
-def content(run: Run) -> dict[str, Any]:
+def content(run: Run, *, generator: str = "generate_session.py") -> dict[str, Any]:
     canonical = json.dumps(
         run.plan.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":")
     )
     return {
-        "generator": "tests/vectors/generate_session.py",
-        "plan": {"toml": PLAN, "canonical": canonical, "digest": run.plan.digest.hex()},
+        "generator": f"tests/vectors/{generator}",
+        "plan": {"toml": run.plan_text, "canonical": canonical, "digest": run.plan.digest.hex()},
         "identities": {
             str(end): {"seed": seed.hex(), "public": public(end)} for end, seed in SEEDS.items()
         },

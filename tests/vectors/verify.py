@@ -1,4 +1,4 @@
-"""Recompute proto, session, refusals, evidence and graph vectors without any code of this project.
+"""Recompute the vectors of messages and sessions without any code of this project.
 
     python tests/vectors/verify.py [folder]
 
@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from independent.counting import verify_counting
 from independent.graph import verify_graph
 from independent.proto import verify_proto
 from independent.refusals import verify_evidence, verify_refusals
 from independent.session import verify_session
 from independent.wire import Json
 
-NAMES = ("proto", "session", "refusals", "evidence", "graph")
+NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting")
 
 
 def verify(files: dict[str, Json]) -> list[str]:
@@ -29,6 +30,7 @@ def verify(files: dict[str, Json]) -> list[str]:
         "refusals": lambda: verify_refusals(session, files["refusals"]),
         "evidence": lambda: verify_evidence(session, files["evidence"]),
         "graph": lambda: verify_graph(files["graph"]),
+        "counting": lambda: verify_counting(files["counting"]),
     }
     lines = []
     for name, check in checks.items():

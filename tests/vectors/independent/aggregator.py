@@ -113,7 +113,7 @@ class Aggregator:
         self, sender: int, message: Json, attachments: tuple[bytes, ...]
     ) -> str | None:
         roster = self.answers["Advertise"]
-        degree, _ = neighbourhood(self.plan, len(roster))
+        degree, _ = neighbourhood(self.plan, self.context["task"], len(roster))
         if breaks_receivers(message, sender, roster, degree):
             return "MALFORMED_MESSAGE"
         digests = [digest for _, digest in sorted(message["digests"].items(), key=by_number)]
@@ -247,7 +247,9 @@ class Aggregator:
             for sender, unmask in self.messages("Unmask").items()
             if str(owner) in unmask["shares"]
         }
-        _, threshold = neighbourhood(self.plan, len(self.answers["Advertise"]))
+        _, threshold = neighbourhood(
+            self.plan, self.context["task"], len(self.answers["Advertise"])
+        )
         for places in islice(subsets(sorted(shares), threshold), SUBSETS):
             secret = p.reconstruct({place: shares[place] for place in places})
             if secret is not None and image(secret) == expected:

@@ -7,8 +7,8 @@ from independent.plan import Plan
 from independent.wire import Json
 
 
-def neighbourhood(plan: Plan, roster: int) -> tuple[int, int]:
-    corruptions = plan.values["federation"].get("corruptions")
+def neighbourhood(plan: Plan, task: int, roster: int) -> tuple[int, int]:
+    corruptions = None if plan.counts(task) else plan.values["federation"].get("corruptions")
     return degree_and_threshold(roster, plan.threshold, corruptions)
 
 

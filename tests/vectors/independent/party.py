@@ -160,7 +160,7 @@ class Party:
 
     def share(self) -> bytes:
         """SPEC 4.2(a) and (b), in the full graph."""
-        self.degree, threshold = neighbourhood(self.plan, len(self.roster))
+        self.degree, threshold = neighbourhood(self.plan, self.context["task"], len(self.roster))
         if self.degree != len(self.roster) - 1:
             raise NotImplementedError("the vectors have no session with a sparse graph")
         self.self_seed = self.draws.take("self-mask seed", 32)
@@ -256,6 +256,7 @@ class Party:
             public = un(self.roster[peer]["mask_public"])
             key = p.agree(self.mask_secret, public, "pair-mask", ctx)
             masks.append((str(peer), 1 if self.me < peer else -1, key))
+        masks += self.further_masks()
         self.mask([(sign, key) for _, sign, key in masks])
         self.shown["masks"] = [
             {
@@ -271,6 +272,10 @@ class Party:
         self.shown |= {"frames": [each.hex() for each in self.frames], "root": self.root.hex()}
         # What is next is the party's own doing: the upload.
         self.awaits = None
+        return []
+
+    def further_masks(self) -> list[tuple[str, int, bytes]]:
+        """Masks of some tasks only: with whom, sign, key."""
         return []
 
     def mask(self, masks: list[tuple[int, bytes]]) -> None:

@@ -23,6 +23,7 @@ REAL_FIELDS = frozenset(
         "kl_weight",
         "stop_loss",
         "magnitude_bound",
+        "false_positive",
         "key_energy",
         "residual_energy",
         "join",
@@ -117,11 +118,27 @@ class Plan:
 
     @property
     def tasks(self) -> list[list[Json]]:
-        """The layers of each task (SPEC 4.8(b))."""
+        """The layers of each task (SPEC 4.8(b)); none for a counting task."""
         layers: list[Json] = self.values["editing"]["layers"]
+        counting: list[list[Json]] = [[]] if "overlap" in self.values else []
         if self.values["editing"]["schedule"] == "parallel":
-            return [layers]
-        return [[layer] for layer in layers]
+            return [*counting, layers]
+        return [*counting, *([layer] for layer in layers)]
+
+    def counts(self, task: int) -> bool:
+        return not self.tasks[task]
+
+    @property
+    def table(self) -> tuple[int, int]:
+        """Rows and width of a table (SPEC 6.7)."""
+        section = self.values["overlap"]
+        return section["rows"], section["width"]
+
+    @property
+    def check_elements(self) -> int:
+        """SPEC 6.7(d)."""
+        log = self.max_edits(self.parties).bit_length() - 1
+        return -(-64 // (8 * self.width - log))
 
     @property
     def width(self) -> int:
@@ -129,7 +146,10 @@ class Plan:
         return int(self.aggregation["ring_bits"]) // 8
 
     def elements(self, task: int) -> int:
-        """SPEC 6.4."""
+        """SPEC 6.4 and 6.7(b)."""
+        if self.counts(task):
+            rows, width = self.table
+            return 2 * rows * width + self.check_elements
         total = 0
         for layer in self.tasks[task]:
             rows, outputs = layer["mapped"], layer["outputs"]
@@ -146,6 +166,8 @@ class Plan:
 
     def largest_bundle(self, task: int) -> int:
         """SPEC 4.7(a)."""
+        if self.counts(task):
+            return 16 + self.elements(task) * self.width
         rank: int = self.aggregation["capacity"]
         if self.aggregation["statistics"] == "dense":
             rank = max(layer["mapped"] for layer in self.values["editing"]["layers"])

@@ -90,7 +90,7 @@ class Replay:
         chain = first_chain(self.plan.digest, self.session_id)
         self.join(chain)
         present = self.plan.parties
-        for task in range(len(self.plan.tasks)):
+        for task in range(len(self.given["tasks"])):
             present, chain = self.task(task, present, chain)
         return {
             "generator": self.given["generator"],
@@ -138,7 +138,6 @@ class Replay:
 
     def task(self, task: int, present: list[int], chain: bytes) -> tuple[list[int], bytes]:
         context = make_context(self.plan.digest, self.session_id, task, chain)
-        given = self.given["tasks"][task]
         self.aggregator = Aggregator(self.plan, self.seeds[0], context, present)
         self.parties: dict[int, Party] = {}
         for party in present:
@@ -152,7 +151,7 @@ class Replay:
         for _ in range(2):
             self.show(self.aggregator.end())
         total = self.aggregator.open_sum()
-        bundle = un(given["bundle"])
+        bundle = self.bundle_of(task, total)
         self.show(self.aggregator.release(bundle, total))
         for party in self.aggregator.waits_for:
             self.deliver(party, self.parties[party].verify(bundle))
@@ -182,6 +181,11 @@ class Replay:
             }
         )
         return sorted(self.aggregator.answers["VerifyUpdate"]), after
+
+    def bundle_of(self, task: int, total: bytes) -> bytes:
+        """The released bytes: those of the file, whose last bits are the machine's."""
+        del total
+        return un(self.given["tasks"][task]["bundle"])
 
     def prepare(self, party: int, task: int, context: Json) -> Party:
         """SPEC 4.4(a): encode before the first message, here from exact sums."""
@@ -247,13 +251,16 @@ class Replay:
         machine = self.parties[party]
         given = self.given["tasks"][task]["parties"][str(party)]
         return {
-            "statistics": given["statistics"],
-            "vector": given["vector"],
+            **self.brought(given),
             "encoded": p.bytes_of(machine.encoded, self.plan.width).hex(),
             "seed": given["seed"],
             "draws": machine.draws.named,
             **machine.shown,
         }
+
+    def brought(self, given: Json) -> Json:
+        """What `prepare` compared, or has from the file."""
+        return {"statistics": given["statistics"], "vector": given["vector"]}
 
     def merged(self, task: int, total: bytes, survivors: list[int], bundle: bytes) -> Json:
         """SPEC 6.3, 6.5 and 6.6: the bundle's bytes exactly, its numbers by two other ways."""
