@@ -13,8 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.federations import build_federation
+from tests.support.overlaps import overlapping
 from tests.support.standins import Process, StandIns, StandInSession, lay_out
+
+FACTS = {
+    1: ["ada lives rome", "bob eats figs", "eva sings alto"],
+    2: ["ada lives rome", "bob eats nuts"],
+    3: ["bob eats nuts", "cid owns cat"],
+}
+"""Counted first: one fact is shared, one contested."""
 
 SESSION_SECONDS = 180.0
 LARGEST_DELAY = 0.05
@@ -91,8 +98,8 @@ def run_campaign(
     dice = random.Random(seed)  # noqa: S311  chooses moments, not keys
     started = time.monotonic()
     result = Result(role)
-    federation = build_federation(3, layers=2, tile_bytes=1024)
-    stands = lay_out(directory / "federation", federation)
+    overlap = overlapping(FACTS, layers=2, tile_bytes=1024).settle()
+    stands = lay_out(directory / "federation", overlap.federation, overlap=overlap)
     length, faults = measure_calm(stands, directory / "calm", role)
     result.failures += [f"calm session: {fault}" for fault in faults]
     while result.kills < points and not result.failures:

@@ -13,7 +13,8 @@ import numpy as np
 
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.overlap import Policy, smallest_tables
-from collabedit.party.decisions import Decision
+from collabedit.party.counting import Count
+from collabedit.party.decisions import Decision, decide
 from collabedit.party.edits import Edit
 from collabedit.party.items import Item, edit_items
 from collabedit.plan import Plan
@@ -115,6 +116,16 @@ class Overlapping:
     def run(self, directory: Path, *, faults: Faults | None = None, seed: int = 0) -> Outcome:
         simulation = self.federation.simulation(directory, faults=faults, seed=seed)
         return simulation.run(self.contribute, self.apply, items=self.items, weigh=self.weigh)
+
+    def settle(self) -> "Overlapping":
+        """Decide for everybody by counting in plain text, as if nobody dropped out."""
+        overlap = self.plan.overlap
+        assert overlap is not None
+        for party, pairs in self.counts(self.plan.party_ids).items():
+            room = self.plan.max_edits([party]) - len(pairs)
+            counts = [Count(*pair) for pair in pairs]
+            self.decisions[party] = decide(overlap, self.items[party], counts, room=room)
+        return self
 
     def counts(self, survivors: Iterable[int]) -> dict[PartyId, list[tuple[int, int]]]:
         """(claims, copies) of each edit, counted in plain text over the survivors."""

@@ -26,6 +26,7 @@ from collabedit.exchange import plan_encoding
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.plan import Plan, format_digest
 from tests.support.federations import TestFederation
+from tests.support.overlaps import Overlapping
 
 PROGRAM = (sys.executable, "-c", "from collabedit.cli import main; main()")
 WORKER = (sys.executable, "-m", "tests.support.worker")
@@ -38,6 +39,7 @@ class StandIns:
 
     federation: TestFederation
     directory: Path
+    overlap: Overlapping | None = None
 
     @property
     def plan(self) -> Plan:
@@ -60,22 +62,34 @@ class StandIns:
         return [
             *(*WORKER, *self.credentials(party), "--name", party, "--work", str(work)),
             *("--statistics", str(self.directory / party / "statistics.npz")),
+            *("--items", str(self.directory / party / "items.json")),
         ]
 
-    def sum_digests(self) -> list[str]:
-        """Digests of the sums over everybody, as reports write them: without any mask."""
-        digests = []
+    def sum_digests(self) -> list[str | None]:
+        """Digests of the sums over everybody, as reports write them: without any mask.
+
+        None for a counting task, whose pads no other session has.
+        """
+        digests: list[str | None] = []
         encoding = plan_encoding(self.plan)
+        contribute = self.federation.contribute if self.overlap is None else self.overlap.contribute
         for task in map(TaskIndex, range(len(self.plan.tasks))):
+            if self.plan.counting(task) is not None:
+                digests.append(None)
+                continue
             total = np.zeros(self.plan.task_length(task), dtype=encoding.ring.dtype)
             for party in self.plan.party_ids:
-                total += encoding.encode(self.federation.contribute(party, task))
+                total += encoding.encode(contribute(party, task))
             digests.append(format_digest(hashlib.sha256(to_bytes(total)).digest()))
         return digests
 
 
 def lay_out(
-    directory: Path, federation: TestFederation, *, hosts: Sequence[str] = (HOST, "localhost")
+    directory: Path,
+    federation: TestFederation,
+    *,
+    hosts: Sequence[str] = (HOST, "localhost"),
+    overlap: Overlapping | None = None,
 ) -> StandIns:
     """Write everything that the processes of a federation need.
 
@@ -83,8 +97,9 @@ def lay_out(
         directory: made here.
         federation: its plan, keys and statistics.
         hosts: where the aggregator's certificate is good.
+        overlap: whose facts are counted, with what is decided of them, if the plan counts.
     """
-    stands = StandIns(federation, directory)
+    stands = StandIns(federation, directory, overlap)
     directory.mkdir(parents=True)
     stands.plan_file.write_text(federation.plan.to_toml())
     authority = create_authority("test authority")
@@ -106,11 +121,14 @@ def _lay_out_member(
     (folder / "tls.pem").write_bytes(issued.certificate_pem)
     if member != AGGREGATOR:
         arrays = {}
-        for task, layers in enumerate(stands.plan.tasks):
-            keys, residuals = stands.federation.edits[member, TaskIndex(task)]
-            arrays[f"keys-{layers[0].index}"] = keys
-            arrays[f"residuals-{layers[0].index}"] = residuals
+        for layer in stands.plan.editing.layers:
+            keys, residuals = stands.federation.edits[member, TaskIndex(layer.index)]
+            arrays[f"keys-{layer.index}"] = keys
+            arrays[f"residuals-{layer.index}"] = residuals
         np.savez(folder / "statistics.npz", allow_pickle=False, **arrays)
+        items = () if stands.overlap is None else stands.overlap.items[member]
+        listed = [(item.case_id, item.topic.hex(), item.fact.hex()) for item in items]
+        (folder / "items.json").write_text(json.dumps(listed))
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -246,16 +264,18 @@ class StandInSession:
         ]
         expected = self.stands.sum_digests()
         names = [party.name for party in self.stands.plan.federation.parties]
-        bundles = set()
+        bundles, sums = set(), set()
         for end in self.everybody:
             tasks = self.report(end.name).get("tasks", [])
-            if [task["sum_digest"] for task in tasks] != expected:
+            pairs = zip([task["sum_digest"] for task in tasks], expected, strict=False)
+            if len(tasks) != len(expected) or any(want not in {None, sum_} for sum_, want in pairs):
                 found.append(f"{end.name} has another sum")
+            sums.add(tuple(task["sum_digest"] for task in tasks))
             if any(task["survivors"] != names for task in tasks):
                 found.append(f"{end.name} misses a party")
             bundles.add(tuple(task["update_digest"] for task in tasks))
-        if len(bundles) != 1:
-            found.append("the ends have different updates")
+        if len(bundles) != 1 or len(sums) != 1:
+            found.append("the ends have different updates or sums")
         return found
 
 

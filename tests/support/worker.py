@@ -21,6 +21,7 @@ from collabedit.errors import CollabEditError
 from collabedit.ids import LayerIndex
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
 from collabedit.party.decisions import Decision
+from collabedit.party.items import Item
 from collabedit.party.journal import PartyJournal
 from collabedit.party.ledger import Ledger
 from collabedit.party.member import Member, SessionReport
@@ -61,7 +62,8 @@ class StoredEditor:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    for option in ("plan", "identity", "tls-cert", "tls-key", "tls-ca", "statistics", "work"):
+    files = ("plan", "identity", "tls-cert", "tls-key", "tls-ca", "statistics", "items", "work")
+    for option in files:
         parser.add_argument(f"--{option}", type=Path, required=True)
     for option in ("name", "connect"):
         parser.add_argument(f"--{option}", required=True)
@@ -96,6 +98,7 @@ def _join(options: argparse.Namespace) -> None:
                 ledger=Ledger(options.work / "ledger.jsonl", edits=(), weights=plan.model.weights),
                 enter=EnteredSessions(options.work / "sessions.txt").enter,
                 journal=journal,
+                items=_items(options.items),
                 observer=observe,
             )
         except CollabEditError as error:
@@ -104,6 +107,13 @@ def _join(options: argparse.Namespace) -> None:
         observe("finished", {"bytes": channel.bytes_sent})
         _write_report(options.work / "report.json", report, editor, channel)
         journal.end()
+
+
+def _items(path: Path) -> list[Item]:
+    listed = json.loads(path.read_text())
+    return [
+        Item(case_id, bytes.fromhex(topic), bytes.fromhex(fact)) for case_id, topic, fact in listed
+    ]
 
 
 def _write_report(
