@@ -207,7 +207,9 @@ def run(
             contribute,
             apply,
             items={
-                party: edit_items(own) for party, own in zip(plan.party_ids, records, strict=True)
+                party: edit_items(own)
+                for party, own in zip(plan.party_ids, records, strict=True)
+                if plan.overlap is not None
             },
             weigh=lambda party, decisions: editors[party].weigh(decisions),
         )
