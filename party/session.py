@@ -262,6 +262,9 @@ class _Session:
         reports = []
         session = journal.unfinished
         for done in session.completed:
+            self.chain = next_chain(self.chain, done.update_digest)
+            if self._context is not None:
+                self._context = self._context_of(TaskIndex(done.task + 1))
             if self._plan.counting(done.task) is None:
                 bundle = journal.update(done.task, done.update_digest)
                 editor.apply(decode_bundle(self._plan, done.task, bundle))
@@ -269,13 +272,15 @@ class _Session:
                 # Whoever has begun to contribute has said yes before.
                 is_new = session.task is None and len(session.completed) == 1
                 self._weigh(editor, session.counted, review=self._review if is_new else accept)
-            self.chain = next_chain(self.chain, done.update_digest)
             reports.append(self._report(done))
         return reports
 
+    def _context_of(self, task: TaskIndex) -> m.Context:
+        return m.Context(self._plan.digest, self.session_id, task, self.chain)
+
     def _run_task(self, task: TaskIndex, editor: Editor) -> TaskReport:
         plan, layers = self._plan, self._plan.tasks[task]
-        self._context = m.Context(plan.digest, self.session_id, task, self.chain)
+        self._context = self._context_of(task)
         self._state = None
         started = time.monotonic()
         replayed = self._replay()
@@ -286,7 +291,7 @@ class _Session:
         setup = self._setup()
         self.chain = next_chain(self.chain, completed.update_digest)
         # The aggregator is at the next task by now: a farewell from here on belongs there.
-        self._context = m.Context(plan.digest, self.session_id, TaskIndex(task + 1), self.chain)
+        self._context = self._context_of(TaskIndex(task + 1))
         counted = None
         if plan.counting(task) is not None:
             counted = self._count(setup, completed, brought, bundle)

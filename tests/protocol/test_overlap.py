@@ -147,6 +147,50 @@ def test_another_number_of_items_on_resumption_is_refused(
     assert "resume with the edits" in str(life.error)
 
 
+def decline(decisions: Sequence[Decision]) -> None:
+    assert decisions
+    raise DeclinedError("no")
+
+
+def test_an_operator_may_say_no_after_a_restart(
+    tmp_path: Path, sums: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The farewell belongs to the task that the aggregator has begun by then."""
+    stage = new_stage(tmp_path, sums)
+    with driven(stage.coordinator, patience=60):
+        threads = stage.others()
+        points = CrashPoints()
+        with monkeypatch.context() as patched:
+            points.patch(patched)
+            assert isinstance(stage.live(points, last_event=("counted", 0)).error, CrashError)
+        life = stage.live(CrashPoints(), review=decline)
+        # Long before anybody loses patience: the two others cannot go on, and are told.
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+    assert isinstance(life.error, DeclinedError)
+    (farewell,) = life.channel.attempted
+    assert farewell.envelope.context.task == 1
+    assert not stage.unfinished()
+
+
+def test_an_operator_is_asked_no_more_once_something_depends_on_it(
+    tmp_path: Path, sums: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = new_stage(tmp_path, sums)
+    with driven(stage.coordinator, patience=60):
+        threads = stage.others()
+        points = CrashPoints()
+        with monkeypatch.context() as patched:
+            points.patch(patched)
+            assert isinstance(stage.live(points, last_event=("uploaded", 1)).error, CrashError)
+        life = stage.live(CrashPoints(), review=decline)
+        for thread in threads:
+            thread.join(20)
+    assert life.error is None
+    check(stage)
+
+
 def test_the_journal_holds_no_digest_in_the_clear(
     tmp_path: Path, sums: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

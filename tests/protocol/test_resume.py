@@ -36,6 +36,7 @@ from collabedit.party.items import Item
 from collabedit.party.journal import PartyJournal
 from collabedit.party.ledger import Ledger
 from collabedit.party.member import Member, SessionReport
+from collabedit.party.overlap import Review, accept
 from collabedit.party.session import run_session
 from collabedit.party.sessions import EnteredSessions
 from collabedit.proto import messages as m
@@ -116,6 +117,7 @@ class Stage:
         last_words: type[m.Message] | None = None,
         last_event: tuple[str, int] | None = None,
         accept_repeated: bool = False,
+        review: Review = accept,
     ) -> Life:
         """One process of the victim, from its start to its end or death.
 
@@ -124,6 +126,7 @@ class Stage:
             last_words: it dies when a message of this kind has arrived.
             last_event: it dies after this event of this task.
             accept_repeated: see `Ledger`.
+            review: see `run_session`.
         """
         channel = MortalChannel(self.coordinator, VICTIM, points=points)
 
@@ -156,6 +159,7 @@ class Stage:
                     enter=EnteredSessions(self.work / "sessions.txt").enter,
                     journal=journal,
                     items=self.items.get(VICTIM),
+                    review=review,
                     observer=observe,
                 )
                 points.point()

@@ -219,7 +219,8 @@ def test_a_damaged_missing_or_foreign_file_beside_it_is_named(name: str, tmp_pat
     whole = path.read_bytes()
     with journal(tmp_path) as book:
         read(book)
-        for content in (whole[:-1], whole[:-36], whole[:200], whole[:99] + b"x" + whole[100:]):
+        altered = whole[:99] + bytes([whole[99] ^ 1]) + whole[100:]
+        for content in (whole[:-1], whole[:-36], whole[:200], altered):
             path.write_bytes(content)
             with pytest.raises(JournalError, match=name):
                 read(book)
