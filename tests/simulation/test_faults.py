@@ -18,10 +18,11 @@ def test_no_rule_is_broken(first: int) -> None:
         assert result.finding is None, f"scenario {seed}: {result.finding}"
 
 
-def test_a_calm_session_opens_every_sum() -> None:
-    result = play_afresh(Scenario((), parties=5, tasks=2))
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_calm_session_opens_every_sum(counts: bool) -> None:
+    result = play_afresh(Scenario((), parties=5, tasks=2, counts=counts))
     assert result.finding is None
-    assert result.counts["exact sums"] == 2
+    assert result.counts["exact sums"] == 2 + counts
     assert result.counts["end, aggregator honest: Completed"] == 1
 
 

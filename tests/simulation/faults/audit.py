@@ -11,9 +11,10 @@ from collabedit.aggregator import states as a
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.ring import Ring, RingArray, to_bytes
-from collabedit.errors import AbortReason
+from collabedit.errors import AbortReason, BoundsError
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party import states as s
+from collabedit.party.counting import Counter
 from collabedit.plan import Plan
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body
@@ -105,6 +106,8 @@ class Audit:
         self._updates: dict[TaskIndex, tuple[PartyId, bytes]] = {}
         self._reached: dict[tuple[TaskIndex, PartyId], dict[type, set[PartyId]]] = {}
         self._scanned: object = None
+        self._counter: Counter | None = None
+        self._counted = b""
 
     @property
     def nobody_lied(self) -> bool:
@@ -167,6 +170,10 @@ class Audit:
 
     def holds(self, state: s.State) -> None:
         """Learn the shares that a party holds, to look for them elsewhere."""
+        if isinstance(state, s.Contributing):
+            setup, secret = state.setup, state.group_secret
+            if self._plan.counting(setup.context.task) is not None and secret is not None:
+                self._counter = Counter(self._plan, setup.context, secret)
         if isinstance(state, s.AwaitingConfirmations):
             for owner, held in state.shares.items():
                 kinds = self._shares.setdefault((state.setup.context.task, owner), {})
@@ -183,8 +190,11 @@ class Audit:
                 raise FindingError(
                     "update-fork", f"parties {first} and {party} completed task {task} differently"
                 )
-            total = self._federation.plain_sum(state.survivors, task)
-            if not self.aggregator_lied and state.sum_digest != _digest(total):
+            if self._plan.counting(task) is not None:
+                wanted = self._counted
+            else:
+                wanted = _digest(self._federation.plain_sum(state.survivors, task))
+            if not self.aggregator_lied and state.sum_digest != wanted:
                 raise FindingError("sum-exact", f"party {party} completed with another sum")
         elif isinstance(state, s.Aborted):
             self._aborted(party, state)
@@ -211,9 +221,23 @@ class Audit:
             raise FindingError("sum-threshold", f"{len(survivors)} survivors in task {task}")
         if self.opened.setdefault(task, survivors) != survivors:
             raise FindingError("sum-once", f"task {task}: {set(survivors)} after another set")
-        if not np.array_equal(total, self._federation.plain_sum(survivors, task)):
+        if self._plan.counting(task) is not None:
+            self._counted = _digest(total)
+            self._check_tables(survivors, total)
+        elif not np.array_equal(total, self._federation.plain_sum(survivors, task)):
             described = self._federation.describe(total, task)
             raise FindingError("sum-exact", f"survivors {set(survivors)}: {described}")
+
+    def _check_tables(self, survivors: frozenset[PartyId], total: RingArray) -> None:
+        assert self._counter is not None
+        digests = self._federation.digests(survivors)
+        try:
+            tables = self._counter.open(total, survivors=survivors, own=digests)
+        except BoundsError as error:
+            raise FindingError("sum-exact", f"survivors {set(survivors)}: {error}") from None
+        plain = self._counter.encode(digests)[: tables.counts.size]
+        if not np.array_equal(tables.counts, plain):
+            raise FindingError("sum-exact", f"survivors {set(survivors)}: other counts")
 
     def acknowledged(self, task: TaskIndex, party: PartyId, tiles: set[int]) -> None:
         """Note that a party was told that these tiles are stored."""

@@ -7,6 +7,9 @@ from typing import Final, Literal
 from tests.simulation.faults import ops
 from tests.simulation.faults.ops import Op, Scenario
 
+COUNTING_PART: Final = 3
+"""Which quarter of all scenarios begins with a counting task."""
+
 SIZES: Final = (3, 4, 4, 4, 5, 5)
 LISTS: Final[tuple[ops.ListKind, ...]] = (
     "Roster",
@@ -88,6 +91,7 @@ def scenario(seed: int) -> Scenario:
         tasks=dice.random.choice((1, 1, 2)),
         strict=dice.random.random() < 0.5,
         seed=seed,
+        counts=seed % 4 == COUNTING_PART,
     )
 
 

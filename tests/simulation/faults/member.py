@@ -3,19 +3,20 @@
 import hashlib
 from typing import TYPE_CHECKING
 
-from collabedit.crypto.ring import to_bytes
 from collabedit.errors import (
     AbortReason,
     CryptoError,
     MalformedMessageError,
     ProtocolError,
+    SessionAbortedError,
     UnexpectedMessageError,
 )
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party import states as s
-from collabedit.party.contribution import MaskedUpload, masked_upload
-from collabedit.party.entries import TaskCompleted
+from collabedit.party.contribution import MaskedUpload, contributed_vector, masked_upload
+from collabedit.party.entries import EditsCounted, TaskCompleted
 from collabedit.party.journal import PartyJournal
+from collabedit.party.overlap import OwnEdits
 from collabedit.party.replay import InputLog, replay_task
 from collabedit.party.task import MESSAGES, advance
 from collabedit.party.witness import Witness
@@ -62,6 +63,7 @@ class Member:
         self.needs_update = False
         self.last: tuple[m.Packet, ...] = ()
         self._upload: MaskedUpload | None = None
+        self._bundle = b""
         self._chain = b""
         self._session = b""
         self._between_tasks = False
@@ -107,8 +109,8 @@ class Member:
 
     def _begin(self) -> None:
         self._between_tasks = False
-        encoded = self.world.federation.encoded[self.party, self.task]
-        self.take(self._log.start_task(self.setup, to_bytes(encoded)))
+        brought = self.world.federation.brought(self.party, self.task)
+        self.take(self._log.start_task(self.setup, brought))
 
     def wake(self) -> None:
         """Be done computing."""
@@ -193,6 +195,7 @@ class Member:
         # Whether its last answer arrived it cannot know: it is said again, and an upload sent anew.
         self.world.forget_stream(self.party)
         self._upload = None
+        self._bundle = replayed.bundle
         self.take(replayed.step)
 
     def take(self, step: s.Step) -> None:
@@ -220,7 +223,8 @@ class Member:
             return
         survivors = tuple(sorted(state.survivors))
         digests = state.update_digest, state.sum_digest
-        self._log.completed(TaskCompleted(self.task, self._cursor, *digests, 0.0, 0.0, survivors))
+        done = TaskCompleted(self.task, self._cursor, *digests, 0.0, 0.0, survivors)
+        self._log.completed(done, self._count(state))
         if self.task + 1 == len(self.world.federation.plan.tasks):
             return
         self._chain = next_chain(self._chain, state.update_digest)
@@ -229,6 +233,20 @@ class Member:
         if not self.stalled:
             self._begin()
 
+    def _count(self, state: s.Completed) -> EditsCounted | None:
+        federation = self.world.federation
+        if federation.plan.counting(self.task) is None:
+            return None
+        own = OwnEdits(federation.items[self.party], room=0)
+        brought = federation.brought(self.party, self.task)
+        try:
+            counted = own.read(self.setup, state, brought=brought, data=self._bundle)
+        except SessionAbortedError as error:
+            raise FindingError("counts-refused", f"party {self.party}: {error}") from None
+        if counted.counts != federation.counts(self.party, state.survivors):
+            raise FindingError("counts-exact", f"party {self.party} read {counted.counts}")
+        return counted
+
     def upload(self) -> None:
         """Send the frames that the aggregator has not stored, from the beginning of a stream."""
         state = self.state
@@ -236,7 +254,8 @@ class Member:
         if not isinstance(state, s.Contributing):
             return
         plan = self.world.federation.plan
-        encoded = self.world.federation.encoded[self.party, self.task]
+        brought = self.world.federation.brought(self.party, self.task)
+        encoded = contributed_vector(state.setup, brought, state.group_secret)
         if self._upload is None:
             self._upload = masked_upload(plan, self.task, encoded, state.masks)
             stored = b""
@@ -268,6 +287,7 @@ class Member:
         if bundle is None:
             self.needs_update = True
             return
+        self._bundle = bundle
         digest = hashlib.sha256(bundle).digest()
         step = advance(state, s.UpdateFetched(digest))
         self._log.fetched(self.task, bundle, step)

@@ -292,6 +292,7 @@ class Scenario:
         strict: parties leave when a message does not authenticate or theirs is refused, as the
             deployed driver does; else they stay in the state that the machine says is valid.
         seed: of all keys.
+        counts: whether a counting task comes before them.
     """
 
     ops: tuple[Op, ...]
@@ -299,3 +300,4 @@ class Scenario:
     tasks: int = 1
     strict: bool = False
     seed: int = 0
+    counts: bool = False

@@ -66,6 +66,7 @@ def as_test(scenario: Scenario, name: str, detail: str) -> str:
         f"            tasks={scenario.tasks},\n"
         f"            strict={scenario.strict},\n"
         f"            seed={scenario.seed},\n"
+        f"            counts={scenario.counts},\n"
         "        ),\n"
         "        tmp_path,\n"
         "    )\n"

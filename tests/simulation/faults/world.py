@@ -68,7 +68,7 @@ class World:
 
     def __init__(self, scenario: ops.Scenario, directory: Path) -> None:
         self.scenario = scenario
-        self.federation = countable(scenario.parties, scenario.tasks)
+        self.federation = countable(scenario.parties, scenario.tasks, counts=scenario.counts)
         self.audit = Audit(self.federation)
         self.network = Network()
         self.liar = BadAggregator(self)
