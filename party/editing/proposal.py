@@ -133,6 +133,7 @@ def propose_plan(
     templates: Sequence[str] = CONTEXT_TEMPLATES,
     timing: Timing | None = None,
     target_steps: int | None = None,
+    skip_residual: float | None = None,
     memory: Memory | None = None,
     history: Sequence[SavedUpdate] = (),
     overlap: OverlapWish | None = None,
@@ -160,6 +161,7 @@ def propose_plan(
         templates: fixed context templates, the bare one among them.
         timing: deadlines.
         target_steps: of the target search; None takes the published value.
+        skip_residual: τ of `editing.skip_residual`; None edits all.
         memory: how past edits take part; None leaves them out.
         history: updates of the earlier sessions that this one continues (`load_history`).
         overlap: count what parties share; None does not.
@@ -216,6 +218,7 @@ def propose_plan(
             nullspace_threshold=parameters.threshold,
             l2=parameters.l2,
             ridge=0.0 if editor == "emmet" else 1.0,
+            skip_residual=skip_residual,
             context_templates=tuple(templates),
             layers=parameters.layers,
             targets=Targets(

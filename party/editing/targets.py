@@ -82,16 +82,21 @@ class Targets:
         values: z*, [d_model, n], float64 for a float64 model, else float32; on the CPU.
         edits_digest: of the edits, in order.
         settings_digest: of model, layer, templates and settings.
+        distances: how far the model is from each, [n] float64 (`selection`); None if nobody asked.
     """
 
     values: Tensor = field(repr=False)
     edits_digest: str
     settings_digest: str
+    distances: Tensor | None = field(default=None, repr=False)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file that only its owner can read (mode 0600), atomically."""
         digests = {"edits": self.edits_digest, "settings": self.settings_digest}
-        save_tensors(path, {"targets": self.values}, digests, kind="targets", private=True)
+        tensors = {"targets": self.values}
+        if self.distances is not None:
+            tensors["distances"] = self.distances
+        save_tensors(path, tensors, digests, kind="targets", private=True)
 
 
 def load_targets(path: Path, *, edits_digest: str, settings_digest: str) -> Targets:
@@ -108,7 +113,7 @@ def load_targets(path: Path, *, edits_digest: str, settings_digest: str) -> Targ
             f"{path}: targets were prepared under another model, layer, templates or settings; "
             "prepare them again"
         )
-    return Targets(tensors["targets"], edits_digest, settings_digest)
+    return Targets(tensors["targets"], edits_digest, settings_digest, tensors.get("distances"))
 
 
 def settings_digest(

@@ -200,6 +200,9 @@ class Editing(Section):
         nullspace_threshold: `alphaedit`: eigenvalues of E[kkᵀ] below it span the near-null space.
         l2: `alphaedit`: L₂, its ridge.
         ridge: ρ of the merge, 0 for `emmet` and positive for the others.
+        skip_residual: τ; an edit with ‖z* - z‖ ≤ τ‖z*‖ at the last edited layer, on the model as it
+            is at the session's start, is not edited, but brought as a past one if there is a
+            memory; None edits all.
         context_templates: each holds `{}` once; fixed text, never sampled.
         layers: ascending.
     """
@@ -211,6 +214,7 @@ class Editing(Section):
     nullspace_threshold: Annotated[float, Field(gt=0)] | None = None
     l2: Annotated[float, Field(gt=0)] | None = None
     ridge: Annotated[float, Field(ge=0)]
+    skip_residual: Annotated[float, Field(gt=0, lt=1)] | None = None
     context_templates: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, strict=False)]
     targets: Targets

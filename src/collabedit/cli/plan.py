@@ -82,6 +82,10 @@ def new(
     schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
     statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
     dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
+    skip_residual: Annotated[
+        float | None,
+        typer.Option(help="Do not edit what the model is this close to already, like 0.05."),
+    ] = None,
     previous: PreviousOption = None,
     memory: Annotated[
         int | None,
@@ -110,7 +114,7 @@ def new(
     if statistics not in {"sketch", "dense"}:
         raise InputError(f"--statistics {statistics}: must be sketch or dense")
     if memory_weight is not None and memory is None:
-        raise InputError("--memory-weight needs --memory")
+        raise InputError("--memory-weight: needs --memory")
     chosen_editor = parse_editor(editor)
     wish = parse_overlap(overlap, false_positive, paraphrases)
     moments = None if covariance is None else load_covariance(covariance)
@@ -134,9 +138,8 @@ def new(
             shift=shift,
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
-            memory=None
-            if memory is None
-            else Memory(weight=memory_weight or 1.0, max_edits=memory),
+            skip_residual=skip_residual,
+            memory=_new_memory(memory, memory_weight),
             history=history,
             overlap=wish,
         )
@@ -144,6 +147,12 @@ def new(
     out.write_text(plan.to_toml(), encoding="utf-8")
     say(f"wrote {out}; every party reads it and compares this digest:")
     typer.echo(format_digest(plan.digest))
+
+
+def _new_memory(max_edits: int | None, weight: float | None) -> Memory | None:
+    if max_edits is None:
+        return None
+    return Memory(weight=1.0 if weight is None else weight, max_edits=max_edits)
 
 
 @app.command("show")
