@@ -25,16 +25,26 @@ from collabedit.errors import InvalidSealError, JournalError, StorageError
 MAGIC: Final = b"CEJ1"
 _HEADER_BYTES: Final = len(MAGIC) + SECRET_BYTES + CHECK_BYTES
 _LENGTH: Final = struct.Struct("<I4s")
-_ADVICE = "give the session up with --abandon, or restore the file"
+_ADVICE: Final = "give the session up with --abandon, or restore the file"
 
 
 @dataclass(frozen=True, slots=True)
 class StorageKey:
-    """The 32 bytes under which a party seals what it keeps, and where they come from."""
+    """The 32 bytes under which a party seals what it keeps, and where they come from.
+
+    Attributes:
+        path: of the key.
+        key: 32 bytes.
+        randomness: draws salts and nonces.
+        error: raised for a file that cannot be used.
+        advice: what to do then.
+    """
 
     path: Path
     key: bytes = field(repr=False)
     randomness: Randomness = field(repr=False)
+    error: type[StorageError] = JournalError
+    advice: str = _ADVICE
 
     def make(self, name: str) -> tuple[FileKey, bytes]:
         """Draw the key of a new file: the key, and the header that the file begins with."""
@@ -46,16 +56,16 @@ class StorageKey:
         """Return the key of an existing file.
 
         Raises:
-            JournalError: not such a file, or made under another key.
+            StorageError: `error`: not such a file, or made under another key.
         """
         if len(header) != _HEADER_BYTES or not header.startswith(MAGIC):
-            raise JournalError(f"{source}: is damaged at its beginning; {_ADVICE}")
+            raise self.error(f"{source}: is damaged at its beginning; {self.advice}")
         salt, check = header[4 : 4 + SECRET_BYTES], header[4 + SECRET_BYTES :]
         key = FileKey(self.key, name=name, salt=salt)
         if not key.fits(check):
-            raise JournalError(
+            raise self.error(
                 f"{source}: was not written under the key in {self.path}: name the right one with "
-                "--journal-key, or give the session up with --abandon"
+                f"--journal-key, or {self.advice}"
             )
         return key
 
@@ -114,13 +124,12 @@ class RecordFile:
         """Open a file to append to it, and read what it holds. A torn last record is cut off.
 
         Raises:
-            JournalError: missing, damaged, or of another key.
-            StorageError: the disk refuses.
+            StorageError: missing, damaged, or of another key (`storage.error`); the disk refuses.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            raise JournalError(f"{path}: cannot be opened: {error.strerror}") from error
+            raise storage.error(f"{path}: cannot be opened: {error.strerror}") from error
         try:
             with os.fdopen(descriptor, "rb", closefd=False) as stream:
                 size = os.fstat(descriptor).st_size
@@ -161,9 +170,10 @@ class RecordFile:
             self._step(head + sealed)
             yield plaintext
 
-    def _damaged(self) -> JournalError:
-        return JournalError(
-            f"{self.path}: record {self._index} is damaged (byte {self._end}); {_ADVICE}"
+    def _damaged(self) -> StorageError:
+        return self._storage.error(
+            f"{self.path}: record {self._index} is damaged (byte {self._end}); "
+            f"{self._storage.advice}"
         )
 
     def _step(self, stored: bytes) -> None:
@@ -227,13 +237,21 @@ def _is_zero(stream: BinaryIO) -> bool:
     return True
 
 
-def write_sealed(path: Path, storage: StorageKey, chunks: Iterable[bytes]) -> None:
+def write_sealed(
+    path: Path, storage: StorageKey, chunks: Iterable[bytes], *, name: str | None = None
+) -> None:
     """Write a whole file of records, durable on return; the empty record marks its end.
+
+    Args:
+        path: where.
+        storage: under which key.
+        chunks: one record each, none of them empty.
+        name: that the file will have; None for that of `path`.
 
     Raises:
         StorageError: the disk refuses; the file may be there in part.
     """
-    file = RecordFile.create(path, storage, name=path.name)
+    file = RecordFile.create(path, storage, name=path.name if name is None else name)
     try:
         for chunk in chunks:
             file.append(chunk)
@@ -246,14 +264,14 @@ def write_sealed(path: Path, storage: StorageKey, chunks: Iterable[bytes]) -> No
         file.close()
 
 
-def read_sealed(path: Path, storage: StorageKey) -> tuple[bytes, ...]:
-    """Read a file that `write_sealed` made.
+def read_sealed(path: Path, storage: StorageKey, *, name: str | None = None) -> tuple[bytes, ...]:
+    """Read a file that `write_sealed` made under the same name.
 
     Raises:
-        JournalError: missing, damaged, or not whole.
+        StorageError: missing, damaged, or not whole (`storage.error`).
     """
-    file, records = RecordFile.open(path, storage, name=path.name)
+    file, records = RecordFile.open(path, storage, name=path.name if name is None else name)
     file.close()
     if not records or records[-1]:
-        raise JournalError(f"{path}: is not whole; {_ADVICE}")
+        raise storage.error(f"{path}: is not whole; {storage.advice}")
     return records[:-1]

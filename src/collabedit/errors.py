@@ -22,7 +22,8 @@
     ├── TransportError                  6   the network or TLS
     ├── AcceptanceError                 7   a run finished but missed a stated bound
     ├── StorageError                    8   a disk is full, read-only or damaged
-    │   └── JournalError                    a journal: damaged, in use, or of another session
+    │   ├── JournalError                    a journal: damaged, in use, or of another session
+    │   └── MemoryFileError                 past edits: damaged, of another key or history
     └── DeclinedError                   9   the operator looked at what was decided, and left
     usage errors of the command line    2   (typer's own)
 
@@ -202,6 +203,10 @@ class StorageError(CollabEditError):
 
 class JournalError(StorageError):
     """A journal is damaged, in use by another process, or belongs to another session."""
+
+
+class MemoryFileError(StorageError):
+    """A file of past edits is damaged, under another key, or of another history."""
 
 
 class DeclinedError(CollabEditError):
