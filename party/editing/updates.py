@@ -79,6 +79,31 @@ def save_updates(
     save_tensors(path, tensors, header, kind="update", private=False)
 
 
+def move_other_update(path: Path, *, session: str) -> Path | None:
+    """Make room for a session's update: the file of another session is moved aside, never lost.
+
+    Args:
+        path: where `session` will write.
+        session: digest of the session.
+
+    Returns:
+        Where the other file is now; None if there was none.
+
+    Raises:
+        InputError: what is there is no update.
+    """
+    if not path.exists():
+        return None
+    _, header = load_tensors(path, kind="update")
+    found = header.get("digest", "")
+    if found == session:
+        return None
+    name = found.removeprefix("sha256:")[:16] or header.get("plan", "")[:16]
+    aside = path.with_name(f"{path.stem}-{name}{path.suffix}")
+    path.replace(aside)
+    return aside
+
+
 def _content_digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(b"collabedit/v1/update")
     for name in sorted(tensors):

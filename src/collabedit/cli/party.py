@@ -1,9 +1,9 @@
 """`collabedit party`: an institution's side."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -12,7 +12,6 @@ import typer
 from collabedit.cli.console import (
     PreviousOption,
     check_address,
-    check_place,
     configure_logs,
     evidence_sink,
     log_observer,
@@ -28,27 +27,34 @@ from collabedit.cli.credentials import (
     read_identity,
     read_tls,
 )
+from collabedit.cli.memory import MemoryOption, OwnMemory, selection_report, tell_selection
+from collabedit.cli.memory import app as memory_app
 from collabedit.cli.plan import check_count
+from collabedit.cli.results import check_output, check_previous, save_update, write_report
 from collabedit.cli.review import OVERLAP_FILE, overlap_review
 from collabedit.crypto.kdf import transcript_hash
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError, InputError
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
 from collabedit.party.edits import Edit, edits_digest, load_edits
+from collabedit.party.entries import OpenSession
 from collabedit.party.items import edit_items
 from collabedit.party.journal import ABANDON_OPTION, KEY_OPTION, PartyJournal
 from collabedit.party.ledger import ACCEPT_OPTION, Ledger
-from collabedit.party.member import Member, Observer, SessionReport
+from collabedit.party.member import Member, Observer
+from collabedit.party.memory import Recollection
 from collabedit.party.session import run_session
 from collabedit.party.sessions import EnteredSessions
-from collabedit.plan import Plan, format_digest, load_plan
+from collabedit.plan import Plan, load_plan
 from collabedit.proto.evidence_file import EvidenceFolder
 
 if TYPE_CHECKING:
     from collabedit.party.editing.model import EditableModel
+    from collabedit.party.editing.selection import Selection
     from collabedit.party.editing.targets import Targets
 
 app = typer.Typer(help="Take part with an institution's own edits.", no_args_is_help=True)
+app.add_typer(memory_app, name="memory")
 
 NameOption: TypeAlias = Annotated[str, typer.Option("--name", help="Own name in the plan.")]
 ModelOption: TypeAlias = Annotated[Path, typer.Option("--model", help="Model directory.")]
@@ -93,22 +99,22 @@ def _prepare_directory(work: Path) -> None:
         raise InputError(f"{work}: cannot be made private: {error.strerror}") from error
 
 
-def _check_output(output: Path | None) -> None:
-    if output is None:
-        return
-    if output.exists():
-        raise InputError(f"{output}: exists already")
-    check_place(output)
-
-
 def _open_journal(
-    work: Path, plan: Plan, name: str, edits: tuple[Edit, ...], *, key: Path | None, abandon: bool
+    work: Path,
+    plan: Plan,
+    name: str,
+    edits: tuple[Edit, ...],
+    past: tuple[Edit, ...],
+    *,
+    key: Path | None,
+    abandon: bool,
 ) -> PartyJournal:
+    brought = (edits_digest(edits), *((edits_digest(past),) if past else ()))
     journal = PartyJournal(
         work,
         randomness=SystemRandomness(),
         key_file=key,
-        inputs=transcript_hash("journal", edits_digest(edits)),
+        inputs=transcript_hash("journal", *brought),
         abandon=abandon,
     )
     try:
@@ -149,6 +155,7 @@ def _own_edits(plan: Plan, name: str, path: Path) -> tuple[Edit, ...]:
 def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: Path) -> "Targets":
     """Read the targets that `prepare` left, or compute them now and leave them."""
     from collabedit.party.editing.editor import edited_layers, start_weights, target_settings
+    from collabedit.party.editing.selection import distances
     from collabedit.party.editing.targets import compute_targets, load_targets, settings_digest
 
     layer = edited_layers(plan.editing)[-1]
@@ -157,25 +164,57 @@ def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: 
     weights = start_weights(plan)
     if path.exists():
         say(f"using the targets in {path}")
-        return load_targets(
+        targets = load_targets(
             path,
             edits_digest=edits_digest(edits),
             settings_digest=settings_digest(
                 model, layer=layer, templates=templates, settings=settings, weights=weights
             ),
         )
-    with progress_bar("targets") as advance:
-        targets = compute_targets(
-            model,
-            edits,
-            layer=layer,
-            templates=templates,
-            settings=settings,
-            weights=weights,
-            progress=advance,
-        )
-    targets.save(path)
+    else:
+        with progress_bar("targets") as advance:
+            targets = compute_targets(
+                model,
+                edits,
+                layer=layer,
+                templates=templates,
+                settings=settings,
+                weights=weights,
+                progress=advance,
+            )
+        targets.save(path)
+    if plan.editing.skip_residual is not None and targets.distances is None:
+        targets = replace(targets, distances=distances(model, edits, targets, layer))
+        targets.save(path)
     return targets
+
+
+def _select(memory: OwnMemory, targets: "Targets") -> tuple["Selection", Recollection]:
+    """Decide which edits are edited and which past ones are brought, and say so."""
+    from collabedit.party.editing.selection import select_edits
+
+    chosen = select_edits(memory.edits, targets, memory.plan.editing.skip_residual)
+    recollection = memory.recall(chosen.held)
+    tell_selection(memory.plan, chosen.held, recollection)
+    return chosen, recollection
+
+
+def _checked_ledger(
+    work: Path,
+    plan: Plan,
+    edits: tuple[Edit, ...],
+    unfinished: OpenSession | None,
+    *,
+    accept_repeated: bool,
+) -> Ledger:
+    ledger = Ledger(
+        work / LEDGER_FILE,
+        edits=edits,
+        weights=plan.model.weights,
+        accept_repeated=accept_repeated,
+    )
+    ledger.check(resuming=b"" if unfinished is None else unfinished.start.session_id)
+    return ledger
 
 
 @app.command("prepare")
@@ -217,6 +256,7 @@ def join(
         Path | None, typer.Option(help="The plan's covariance file, if it has one.")
     ] = None,
     previous: PreviousOption = None,
+    memory: MemoryOption = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the edited checkpoint here; must not exist.")
     ] = None,
@@ -266,19 +306,20 @@ def join(
     if review and plan.overlap is None:
         raise InputError("--review: the plan counts no overlap, there is nothing to look at")
     items = None if plan.overlap is None else edit_items(records)
+    check_previous(previous or (), work / UPDATE_FILE)
     _prepare_directory(work)
-    with _open_journal(work, plan, name, records, key=journal_key, abandon=abandon) as journal:
+    own_memory = OwnMemory.open(plan, work, records, file=memory, key_file=journal_key)
+    with _open_journal(
+        work, plan, name, records, own_memory.past, key=journal_key, abandon=abandon
+    ) as journal:
         unfinished = journal.unfinished
+        own_memory.check(unfinished)
         finished = unfinished is not None and len(unfinished.completed) == len(plan.tasks)
         if not finished:
-            _check_output(output)
-        ledger = Ledger(
-            work / LEDGER_FILE,
-            edits=records,
-            weights=plan.model.weights,
-            accept_repeated=accept_repeated_opening,
+            check_output(output)
+        ledger = _checked_ledger(
+            work, plan, records, unfinished, accept_repeated=accept_repeated_opening
         )
-        ledger.check(resuming=b"" if unfinished is None else unfinished.start.session_id)
         with watch.phase("load"):
             _use_threads(threads)
             from collabedit.party.editing.editor import (
@@ -288,13 +329,15 @@ def join(
                 load_plan_model,
             )
             from collabedit.party.editing.model import save_checkpoint
-            from collabedit.party.editing.updates import save_updates
 
             maps = key_maps(plan, load_plan_covariance(plan, covariance))
             loaded = load_plan_model(plan, model, device=device, previous=previous or ())
         with watch.phase("targets"):
             targets = _targets(plan, loaded, records, work / TARGETS_FILE)
-        editor = ModelEditor(plan, loaded, records, targets, maps)
+        chosen, recollection = _select(own_memory, targets)
+        editor = ModelEditor(
+            plan, loaded, chosen.edits, chosen.targets, maps, past=recollection.edits
+        )
         channel = GrpcChannel(
             connect,
             tls=ClientTls(tls.certificate, tls.key, tls.authority),
@@ -324,47 +367,24 @@ def join(
                 error.add_note(f"evidence for others is in {path}")
             raise
         with watch.phase("save"):
-            save_updates(work / UPDATE_FILE, editor.updates, plan=plan, session=session)
+            save_update(work / UPDATE_FILE, editor, session)
             # A process that died between saving and the end of its journal has written it.
             if output is not None and not (finished and output.exists()):
                 save_checkpoint(loaded, output)
-        _write_report(work / REPORT_FILE, plan, name, session, watch.seconds, channel)
+            own_memory.remember(session)
+        write_report(
+            work / REPORT_FILE,
+            plan,
+            name,
+            session,
+            watch.seconds,
+            channel,
+            selection_report(plan, chosen.held, recollection),
+        )
         journal.end()
         say(f"update written to {work / UPDATE_FILE}")
         if output is not None:
             say(f"edited model written to {output}")
-
-
-def _write_report(
-    path: Path,
-    plan: Plan,
-    name: str,
-    session: SessionReport,
-    seconds: dict[str, float],
-    channel: GrpcChannel,
-) -> None:
-    report = {
-        "party": name,
-        "plan": format_digest(plan.digest),
-        "session": session.session_id,
-        "session_digest": session.digest,
-        "tasks": [
-            {
-                "task": task.task,
-                "layers": list(task.layers),
-                "survivors": list(task.survivors),
-                "sum_digest": task.sum_digest,
-                "update_digest": task.update_digest,
-                "compute_seconds": round(task.compute_seconds, 3),
-                "protocol_seconds": round(task.protocol_seconds, 3),
-            }
-            for task in session.tasks
-        ],
-        "bytes_sent": channel.bytes_sent,
-        "bytes_received": channel.bytes_received,
-        "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
-    }
-    path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 @app.command("apply")
@@ -380,7 +400,7 @@ def apply(
     from collabedit.party.editing.model import save_checkpoint
     from collabedit.party.editing.updates import apply_saved, load_chain
 
-    _check_output(output)
+    check_output(output)
     plan = load_plan(plan_file)
     saved = load_chain([*(previous or ()), update], weights=plan.model.weights)[-1]
     loaded = load_plan_model(plan, model, device="cpu", previous=previous or ())
