@@ -186,7 +186,10 @@ class Federation:
         }
 
     def join_options(self, party: str, *, work: Path, port: int, **changes: object) -> list[str]:
-        """Arguments of `party join`; `changes` replace or add options, None leaves one out."""
+        """Arguments of `party join`; `changes` replace or add options.
+
+        None leaves one out, a list repeats it.
+        """
         member = self.member(party)
         return _options(
             ("party", "join"),
@@ -220,6 +223,8 @@ def _options(
     for name, value in merged.items():
         if value is True:
             arguments.append(f"--{name}")
+        elif isinstance(value, list):
+            arguments += [text for one in value for text in (f"--{name}", str(one))]
         elif value is not None:
             arguments += [f"--{name}", str(value)]
     return arguments
