@@ -182,7 +182,7 @@ class FixedEditor:
         """See `Editor`."""
         return [self._pair for _ in layers]
 
-    def weigh(self, decisions: Sequence[Decision]) -> None:
+    def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int]) -> None:
         """See `Editor`."""
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:

@@ -26,10 +26,11 @@ class Editor(Protocol):
         The last p columns of K̃ are those of past edits (`exchange.contribution_vector`).
         """
 
-    def weigh(self, decisions: Sequence[Decision]) -> None:
+    def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int]) -> None:
         """Take up what was decided about each edit, in order, on the model before any update.
 
-        Only where the plan counts overlap, once and before `statistics`.
+        A past edit that edits of this session are about (`past_claims`, in order) is left out. Only
+        where the plan counts overlap, once and before `statistics`.
         """
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
@@ -61,12 +62,15 @@ class SessionReport:
         tasks: in order.
         digest: of the session, by which later plans name it (SPEC 2.4).
         decisions: about one's own edits, in order; empty unless the plan counts overlap.
+        past_claims: how many edits of the session are about the same as each past one, in order;
+            likewise.
     """
 
     session_id: str
     tasks: tuple[TaskReport, ...]
     digest: str
     decisions: tuple[Decision, ...] = ()
+    past_claims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

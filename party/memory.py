@@ -9,14 +9,14 @@ disk, so a crash leaves one of the two. A session's edits are written after it c
 the journal still has it; a crash between the two is mended by resuming.
 
 Which past edits a session brings is decided anew each time (`recall`): those of the sessions that
-the plan continues, newest first, without those whose subject and relation a newer edit has.
+the plan continues, newest first, without those whose subject and relation a newer edit has: an edit
+of this party, or, where the plan counts overlap, of anybody.
 """
 
 import contextlib
 import fcntl
 import json
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -29,6 +29,7 @@ from collabedit.crypto.signing import read_private
 from collabedit.durable import sync
 from collabedit.errors import KeyFileError, MemoryFileError
 from collabedit.party.edits import Edit
+from collabedit.party.items import edit_item, normalise
 from collabedit.party.journal import KEY_OPTION
 from collabedit.party.records import StorageKey, read_sealed, unwritable, write_sealed
 
@@ -44,12 +45,15 @@ class RememberedSession:
     Attributes:
         session: digest of the session, as plans write it.
         plan: its plan's name, for people.
-        edits: in the order of their file.
+        edits: that it left in the model, in the order of their file.
+        contested: `edit_item` topics, in hex, of past edits that edits of that session, of whatever
+            party, were about: what this party wrote before does not hold any more.
     """
 
     session: str
     plan: str
     edits: tuple[Edit, ...] = field(repr=False)
+    contested: tuple[str, ...] = field(default=(), repr=False)
 
 
 class MemoryFile:
@@ -160,6 +164,7 @@ def _encode(session: RememberedSession) -> bytes:
         "session": session.session,
         "plan": session.plan,
         "edits": [asdict(edit) for edit in session.edits],
+        "contested": session.contested,
     }
     return json.dumps(values, ensure_ascii=True).encode("ascii")
 
@@ -167,7 +172,10 @@ def _encode(session: RememberedSession) -> bytes:
 def _decode(record: bytes) -> RememberedSession:
     values = json.loads(record)
     return RememberedSession(
-        str(values["session"]), str(values["plan"]), tuple(map(_edit, values["edits"]))
+        str(values["session"]),
+        str(values["plan"]),
+        tuple(map(_edit, values["edits"])),
+        tuple(map(str, values["contested"])),
     )
 
 
@@ -243,21 +251,27 @@ def recall(
         held: of `new`, those that the model satisfies already; they come first.
     """
     known = set(history)
-    past = [
-        edit
-        for remembered in reversed(sessions)
-        if remembered.session in known
-        for edit in remembered.edits
-    ]
     topics = {topic for edit in new for topic in _topics(edit)}
+    contested: set[str] = set()
     current: list[Edit] = list(held)
-    for edit in past:
-        own = _topics(edit)
-        if topics.isdisjoint(own):
-            current.append(edit)
+    superseded = 0
+    for remembered in reversed(sessions):
+        if remembered.session not in known:
+            continue
+        for edit in remembered.edits:
+            own = _topics(edit)
+            if topics.isdisjoint(own) and contested_topic(edit) not in contested:
+                current.append(edit)
+            else:
+                superseded += 1
             topics |= own
-    superseded = len(past) + len(held) - len(current)
+        contested.update(remembered.contested)
     return Recollection(tuple(current[:limit]), superseded, max(len(current) - limit, 0))
+
+
+def contested_topic(edit: Edit) -> str:
+    """Return what `RememberedSession.contested` says of an edit."""
+    return edit_item(edit).topic.hex()
 
 
 def _topics(edit: Edit) -> set[tuple[str, str, str]]:
@@ -265,13 +279,8 @@ def _topics(edit: Edit) -> set[tuple[str, str, str]]:
 
     The relation is known by its id and by the prompt's wording, as far as there is an id.
     """
-    subject = _normalise(edit.subject)
-    topics = {(subject, "prompt", _normalise(edit.prompt))}
+    subject = normalise(edit.subject)
+    topics = {(subject, "prompt", normalise(edit.prompt))}
     if edit.relation is not None:
-        topics.add((subject, "id", _normalise(edit.relation)))
+        topics.add((subject, "id", normalise(edit.relation)))
     return topics
-
-
-def _normalise(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(unicodedata.normalize("NFKC", folded).split())

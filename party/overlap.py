@@ -29,11 +29,14 @@ class OwnEdits:
 
     Args:
         items: of its edits, in order.
+        past: of the past edits that it brings to the session, in order. They are looked up in the
+            tables and not counted.
         room: requests that it may add to them, within its `max_edits`.
     """
 
-    def __init__(self, items: Sequence[Item], *, room: int) -> None:
+    def __init__(self, items: Sequence[Item], *, room: int, past: Sequence[Item] = ()) -> None:
         self._items = tuple(items)
+        self._past = tuple(past)
         self._room = room
 
     def __len__(self) -> int:
@@ -51,7 +54,7 @@ class OwnEdits:
         brought: bytes | memoryview,
         data: bytes,
     ) -> EditsCounted:
-        """Read the counts of one's own edits from what the aggregator released.
+        """Read the counts of one's own edits, then of the past ones, from what was released.
 
         Args:
             setup: of the counting task.
@@ -71,7 +74,8 @@ class OwnEdits:
             tables = counter.open(total, survivors=completed.survivors, own=own)
         except BoundsError as error:
             raise SessionAbortedError(AbortReason.COUNTS_REFUSED, str(error)) from error
-        return EditsCounted(tuple(map(tables.count, own)))
+        past = [(item.topic, item.fact) for item in self._past]
+        return EditsCounted(tuple(map(tables.count, (*own, *past))))
 
     def decide(self, plan: Plan, counts: Sequence[Count]) -> tuple[Decision, ...]:
         """Decide about each edit.
@@ -79,9 +83,15 @@ class OwnEdits:
         Raises:
             JournalError: the counts are of other edits.
         """
-        if plan.overlap is None or len(counts) != len(self._items):
+        known = len(self._items) + len(self._past)
+        if plan.overlap is None or len(counts) != known:
             raise JournalError(
-                f"{len(counts)} edits were counted in this session, and {len(self._items)} are "
-                "here: resume with the edits that it was begun with"
+                f"{len(counts)} edits were counted in this session, and {known} are here: resume "
+                "with the edits, and the memory, that it was begun with"
             )
-        return decide(plan.overlap, self._items, counts, room=self._room)
+        own = counts[: len(self._items)]
+        return decide(plan.overlap, self._items, own, room=self._room)
+
+    def past_claims(self, counts: Sequence[Count]) -> tuple[int, ...]:
+        """Return how many edits of this session are about the same as each past one."""
+        return tuple(count.claims for count in counts[len(self._items) :])

@@ -74,6 +74,7 @@ def run_session(
     enter: Callable[[bytes], None] | None = None,
     journal: PartyJournal | None = None,
     items: Sequence[Item] | None = None,
+    past_items: Sequence[Item] = (),
     review: Review = accept,
     observer: Observer = _ignore,
 ) -> SessionReport:
@@ -91,6 +92,7 @@ def run_session(
             success it still holds the updates: end it once they are stored elsewhere. After an
             error it is ended, unless the session can be resumed.
         items: of our edits, in order; needed if the plan counts overlap.
+        past_items: of our past edits, in order, if the plan counts overlap.
         review: told what is decided about our edits before anything that depends on it is sent; may
             raise to leave the session.
         observer: told of every event.
@@ -112,7 +114,7 @@ def run_session(
         enter=enter,
         witness=Witness(member.plan, evidence),
         journal=journal,
-        items=items or (),
+        own=OwnEdits(items or (), room=_room(member, items or ()), past=past_items),
         review=review,
         observer=observer,
     )
@@ -127,8 +129,16 @@ def run_session(
     finally:
         channel.close()
     return SessionReport(
-        session.session_id.hex(), tuple(reports), format_digest(session.chain), session.decisions
+        session.session_id.hex(),
+        tuple(reports),
+        format_digest(session.chain),
+        session.decisions,
+        session.past_claims,
     )
+
+
+def _room(member: Member, items: Sequence[Item]) -> int:
+    return member.plan.max_edits([member.me]) - len(items)
 
 
 class _Session:
@@ -141,7 +151,7 @@ class _Session:
         enter: Callable[[bytes], None] | None,
         witness: Witness,
         journal: PartyJournal | None,
-        items: Sequence[Item],
+        own: OwnEdits,
         review: Review,
         observer: Observer,
     ) -> None:
@@ -153,7 +163,7 @@ class _Session:
         self._witness = witness
         self._journal = journal
         self._log = InputLog(journal)
-        self._own = OwnEdits(items, room=self._max_edits() - len(items))
+        self._own = own
         self._review = review
         self._observer = observer
         self._cursor = 0
@@ -165,6 +175,7 @@ class _Session:
         self._farewell = m.Abort(AbortReason.PARTY_LEFT, member.me)
         self.session_id = b""
         self.decisions: tuple[Decision, ...] = ()
+        self.past_claims: tuple[int, ...] = ()
 
     def run(self, editor: Editor) -> tuple[TaskReport, ...]:
         tasks = len(self._plan.tasks)
@@ -324,9 +335,11 @@ class _Session:
             raise
 
     def _weigh(self, editor: Editor, counted: EditsCounted | None, *, review: Review) -> None:
-        self.decisions = self._own.decide(self._plan, () if counted is None else counted.counts)
+        counts = () if counted is None else counted.counts
+        self.decisions = self._own.decide(self._plan, counts)
+        self.past_claims = self._own.past_claims(counts)
         review(self.decisions)
-        editor.weigh(self.decisions)
+        editor.weigh(self.decisions, self.past_claims)
 
     def _report(self, done: TaskCompleted) -> TaskReport:
         return TaskReport(

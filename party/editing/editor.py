@@ -181,22 +181,34 @@ class ModelEditor:
     past: Sequence[Edit] = field(default=(), repr=False)
     _undos: list[Undo] = field(default_factory=list, repr=False)
     _requests: _Requests = field(init=False, repr=False)
+    _brought: Sequence[Edit] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.past) > self.plan.max_past_edits:
             raise ValueError(
                 f"{len(self.past)} past edits, the plan's memory allows {self.plan.max_past_edits}"
             )
-        self._requests = _Requests(self.edits, self.targets, np.ones(len(self.edits)))
+        self._bring_everything()
 
-    def weigh(self, decisions: Sequence[Decision]) -> None:
+    def _bring_everything(self) -> None:
+        self._requests = _Requests(self.edits, self.targets, np.ones(len(self.edits)))
+        self._brought = self.past
+
+    def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int] = ()) -> None:
         """Edit from here on what `decisions` say of each edit, in order, with those weights.
 
         The targets of added paraphrases are searched here, so the model must be unedited.
 
+        Args:
+            decisions: about each edit.
+            past_claims: of each past edit, how many edits of this session are about the same; with
+                any it is left out. () knows of none.
+
         Raises:
-            ValueError: another number of decisions than of edits.
+            ValueError: another number of decisions than of edits, or of counts than of past ones.
         """
+        claims = past_claims or (0,) * len(self.past)
+        self._brought = [edit for edit, count in zip(self.past, claims, strict=True) if not count]
         chosen = list(zip(self.edits, decisions, strict=True))
         kept = [index for index, (_, decision) in enumerate(chosen) if decision.is_kept]
         added = [
@@ -230,9 +242,9 @@ class ModelEditor:
 
     def _layer_statistics(self, layer: Layer) -> tuple[Matrix, Matrix]:
         mapped, wanted = self._weighed(layer)
-        if self.past and self.plan.memory is not None:
+        if self._brought and self.plan.memory is not None:
             root = float(np.sqrt(self.plan.memory.weight))
-            remembered = root * self._mapped_keys(self.past, layer.index)
+            remembered = root * self._mapped_keys(self._brought, layer.index)
             mapped = np.concatenate([mapped, remembered], axis=1)
         return mapped, wanted
 
@@ -269,4 +281,4 @@ class ModelEditor:
         while self._undos:
             self._undos.pop().restore()
         self.updates.clear()
-        self._requests = _Requests(self.edits, self.targets, np.ones(len(self.edits)))
+        self._bring_everything()

@@ -23,7 +23,6 @@ from collabedit.party.editing.editor import (
 from collabedit.party.editing.targets import load_targets, settings_digest
 from collabedit.party.editing.updates import load_update
 from collabedit.party.edits import Edit, edits_digest, load_edits
-from collabedit.party.member import SessionReport
 from collabedit.plan import Plan
 from tests.support.crashes import CrashError
 from tests.support.processes import (
@@ -324,12 +323,12 @@ def test_a_party_that_dies_before_it_remembers_does_so_when_it_is_back(
     )
     true = OwnMemory.remember
 
-    def die_before(self: OwnMemory, session: SessionReport) -> None:
-        del self, session
+    def die_before(*arguments: Any) -> None:  # noqa: ANN401  as `remember` has them
+        del arguments
         raise CrashError
 
-    def die_after(self: OwnMemory, session: SessionReport) -> None:
-        true(self, session)
+    def die_after(*arguments: Any) -> None:  # noqa: ANN401
+        true(*arguments)
         raise CrashError
 
     with Session(federation, tmp_path / "session") as session:

@@ -43,7 +43,8 @@ class MatrixEditor:
     scale: float = 1.0
     decisions: tuple[Decision, ...] = ()
 
-    def weigh(self, decisions: Sequence[Decision]) -> None:
+    def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int]) -> None:
+        assert not past_claims
         self.decisions = tuple(decisions)
 
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:

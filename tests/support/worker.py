@@ -41,7 +41,8 @@ class StoredEditor:
     rolled_back: bool = False
     decisions: tuple[Decision, ...] = ()
 
-    def weigh(self, decisions: Sequence[Decision]) -> None:
+    def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int]) -> None:
+        assert not past_claims
         self.decisions = tuple(decisions)
 
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:

@@ -23,6 +23,7 @@ from collabedit.party.memory import (
     Recollection,
     RememberedSession,
     check_history,
+    contested_topic,
     recall,
 )
 from collabedit.plan import Plan, format_digest
@@ -115,14 +116,33 @@ class OwnMemory:
             limit=self.plan.memory.max_edits,
         )
 
-    def remember(self, session: SessionReport) -> None:
-        """Keep this session's edits for later ones. Durable on return.
+    def remember(
+        self, session: SessionReport, edited: Sequence[Edit], recollection: Recollection
+    ) -> None:
+        """Keep what this session left in the model, for later ones. Durable on return.
+
+        Args:
+            session: the session.
+            edited: edits that were brought to be edited.
+            recollection: past edits that were brought.
 
         Raises:
             StorageError: the disk refuses.
         """
-        if self.plan.memory is not None:
-            self.file.remember(RememberedSession(session.digest, self.plan.name, self.edits))
+        if self.plan.memory is None:
+            return
+        decisions = session.decisions or (None,) * len(edited)
+        claims = session.past_claims or (0,) * len(recollection.edits)
+        refused = {
+            id(edit)
+            for edit, decision in zip(edited, decisions, strict=True)
+            if decision is not None and not decision.is_kept
+        }
+        claimed = [edit for edit, count in zip(recollection.edits, claims, strict=True) if count]
+        refused |= {id(edit) for edit in claimed}
+        left = tuple(edit for edit in self.edits if id(edit) not in refused)
+        contested = tuple(map(contested_topic, claimed))
+        self.file.remember(RememberedSession(session.digest, self.plan.name, left, contested))
 
 
 def tell_selection(plan: Plan, held: Sequence[Edit], past: Recollection) -> None:
@@ -137,7 +157,9 @@ def tell_selection(plan: Plan, held: Sequence[Edit], past: Recollection) -> None
         )
 
 
-def selection_report(plan: Plan, held: Sequence[Edit], past: Recollection) -> dict[str, object]:
+def selection_report(
+    plan: Plan, held: Sequence[Edit], past: Recollection, session: SessionReport
+) -> dict[str, object]:
     """Return what a report says of it; nothing for plans that neither skip nor remember."""
     report: dict[str, object] = {}
     if plan.editing.skip_residual is not None:
@@ -147,6 +169,7 @@ def selection_report(plan: Plan, held: Sequence[Edit], past: Recollection) -> di
             "brought": len(past.edits),
             "superseded": past.superseded,
             "left_out": past.left_out,
+            "contested": sum(count > 0 for count in session.past_claims),
         }
     return report
 

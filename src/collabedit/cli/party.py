@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from collabedit.cli import apply
 from collabedit.cli.console import (
     PreviousOption,
     check_address,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Take part with an institution's own edits.", no_args_is_help=True)
 app.add_typer(memory_app, name="memory")
+app.command("apply")(apply.run)
 
 NameOption: TypeAlias = Annotated[str, typer.Option("--name", help="Own name in the plan.")]
 ModelOption: TypeAlias = Annotated[Path, typer.Option("--model", help="Model directory.")]
@@ -149,6 +151,8 @@ def _use_threads(threads: int | None) -> None:
 def _own_edits(plan: Plan, name: str, path: Path) -> tuple[Edit, ...]:
     edits = load_edits(path)
     check_count(plan, name=name, edits=len(edits), source=path)
+    if plan.overlap is not None:
+        edit_items(edits)  # refuses a text that has no digest, before anything is computed
     return edits
 
 
@@ -305,7 +309,6 @@ def join(
     records = _own_edits(plan, name, edits)
     if review and plan.overlap is None:
         raise InputError("--review: the plan counts no overlap, there is nothing to look at")
-    items = None if plan.overlap is None else edit_items(records)
     check_previous(previous or (), work / UPDATE_FILE)
     _prepare_directory(work)
     own_memory = OwnMemory.open(plan, work, records, file=memory, key_file=journal_key)
@@ -358,7 +361,8 @@ def join(
                     enter=EnteredSessions(work / SESSIONS_FILE).enter,
                     evidence=evidence_sink(evidence, observe),
                     journal=journal,
-                    items=items,
+                    items=None if plan.overlap is None else edit_items(chosen.edits),
+                    past_items=() if plan.overlap is None else edit_items(recollection.edits),
                     review=overlap_review(work / OVERLAP_FILE, ask=review),
                     observer=observe,
                 )
@@ -371,7 +375,7 @@ def join(
             # A process that died between saving and the end of its journal has written it.
             if output is not None and not (finished and output.exists()):
                 save_checkpoint(loaded, output)
-            own_memory.remember(session)
+            own_memory.remember(session, chosen.edits, recollection)
         write_report(
             work / REPORT_FILE,
             plan,
@@ -379,31 +383,9 @@ def join(
             session,
             watch.seconds,
             channel,
-            selection_report(plan, chosen.held, recollection),
+            selection_report(plan, chosen.held, recollection, session),
         )
         journal.end()
         say(f"update written to {work / UPDATE_FILE}")
         if output is not None:
             say(f"edited model written to {output}")
-
-
-@app.command("apply")
-def apply(
-    plan_file: PlanOption,
-    model: ModelOption,
-    update: Annotated[Path, typer.Option(help="An update that `party join` wrote.")],
-    output: Annotated[Path, typer.Option(help="Edited checkpoint to write; must not exist.")],
-    previous: PreviousOption = None,
-) -> None:
-    """Write an edited checkpoint from a stored update."""
-    from collabedit.party.editing.editor import load_plan_model
-    from collabedit.party.editing.model import save_checkpoint
-    from collabedit.party.editing.updates import apply_saved, load_chain
-
-    check_output(output)
-    plan = load_plan(plan_file)
-    saved = load_chain([*(previous or ()), update], weights=plan.model.weights)[-1]
-    loaded = load_plan_model(plan, model, device="cpu", previous=previous or ())
-    apply_saved(loaded, saved)
-    save_checkpoint(loaded, output)
-    say(f"edited model written to {output}")

@@ -19,6 +19,7 @@ from collabedit.party.memory import (
     MemoryFile,
     RememberedSession,
     check_history,
+    contested_topic,
     recall,
 )
 from tests.support.crashes import CrashError, CrashPoints
@@ -69,6 +70,12 @@ def test_sessions_come_back_in_order_and_each_once(tmp_path: Path) -> None:
     assert memory(tmp_path).sessions() == (remembered(1), remembered(2, count=5))
     with pytest.raises(MemoryFileError, match=f"remembers nothing of session {digest(3)}"):
         file.forget(digest(3))
+
+
+def test_what_was_contested_comes_back(tmp_path: Path) -> None:
+    session = RememberedSession(digest(1), "p", (), ("ab" * 32,))
+    memory(tmp_path).remember(session)
+    assert memory(tmp_path).sessions() == (session,)
 
 
 def test_a_moved_file_can_still_be_read(tmp_path: Path) -> None:
@@ -286,6 +293,18 @@ def test_one_relation_in_two_wordings_is_one() -> None:
     assert not recall([past], history=EVERYTHING, new=[reworded], limit=9).edits
     other = Edit("7", "The home of {} is", f"{CANARY} 1", "Oslo", relation="P20")
     assert recall([past], history=EVERYTHING, new=[other], limit=9).edits == past.edits
+
+
+def test_what_somebody_else_wrote_over_is_not_brought_any_more() -> None:
+    claimed = remembered(1).edits[0]
+    middle = RememberedSession(digest(2), "p", (edit(20),), (contested_topic(claimed),))
+    found = recall([remembered(1), middle], history=EVERYTHING, new=(), limit=9)
+    assert found.edits == (edit(20), remembered(1).edits[1])
+    assert found.superseded == 1
+    # Written again after that, it holds again.
+    again = RememberedSession(digest(3), "p", (claimed,))
+    found = recall([remembered(1), middle, again], history=EVERYTHING, new=(), limit=9)
+    assert found.edits == (claimed, edit(20), remembered(1).edits[1])
 
 
 def test_edits_that_the_model_holds_come_first_and_supersede_their_own_past() -> None:
