@@ -104,7 +104,9 @@ class Chain:
                 *MEMORY,
                 *(text for path in self.updates for text in ("--previous", path)),
             ).ok()
-            edit_plan(federation.plan_file, timing=TIMING, aggregation={"tile_bytes": 4096})
+            # Whoever was refused has been in contact, and must be back before it counts as gone.
+            patient = {**TIMING, "liveness": 60.0}
+            edit_plan(federation.plan_file, timing=patient, aggregation={"tile_bytes": 4096})
         self.plans.append(federation.plan)
 
     def run(self, number: int) -> None:
