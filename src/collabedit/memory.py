@@ -1,7 +1,7 @@
 """The plan's `[memory]`: past edits join a session's sums, so that new ones leave them alone.
 
 A past edit is a column √w·k̃ of K̃ whose residual is zero: S grows by w·k̃k̃ᵀ and T by nothing
-(CollabEdit, arXiv 2410.09508, "dynamic covariance"; docs/mathematics.md, section 9). Its key is
+(CollabEdit, arXiv 2410.09508, "dynamic covariance"; docs/mathematics.md, section 10). Its key is
 computed anew on the weights of today, so that it is the one that the update will meet.
 """
 

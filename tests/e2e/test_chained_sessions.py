@@ -230,11 +230,10 @@ def test_three_rounds_equal_one_trustee_and_a_stale_party_stays_out(chain: Chain
             for party in PARTIES
         }
     # What is brought: everything but the fact that party-1 writes anew.
-    assert [report["past"] for report in chain.reports[0].values()] == [
-        {"brought": 0, "superseded": 0, "left_out": 0}
-    ] * 3
-    assert reports["party-1"]["past"] == {"brought": 3, "superseded": 1, "left_out": 0}
-    assert reports["party-2"]["past"] == {"brought": 4, "superseded": 0, "left_out": 0}
+    nothing = {"brought": 0, "superseded": 0, "left_out": 0, "contested": 0}
+    assert [report["past"] for report in chain.reports[0].values()] == [nothing] * 3
+    assert reports["party-1"]["past"] == {**nothing, "brought": 3, "superseded": 1}
+    assert reports["party-2"]["past"] == {**nothing, "brought": 4}
     shares = []
     for place, party in enumerate(PARTIES):
         past = _as_edits(

@@ -21,8 +21,10 @@ from collabedit.crypto.certificates import Authority, issue_certificate
 from collabedit.crypto.signing import read_signing_key, write_private
 from collabedit.errors import AbortReason, EvidenceFileError, SessionAbortedError
 from collabedit.ids import AGGREGATOR, TaskIndex
+from collabedit.memory import Memory
 from collabedit.party.edits import load_edits
 from collabedit.party.ledger import ACCEPT_OPTION, Ledger
+from collabedit.plan import load_plan
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import sign_message
 from collabedit.proto.evidence import Evidence, EvidenceKind, EvidenceSink
@@ -942,3 +944,68 @@ def test_evidence_that_cannot_be_saved_hides_no_error(
     assert outcome.code == PROTOCOL
     assert any("evidence-lost" in line and "disk is full" in line for line in outcome.lines)
     assert outcome.lines[-1] == f"error: UPDATE_FORK: lied to (culprit: {AGGREGATOR_NAME})"
+
+
+# What a session continues, and past edits.
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"memory_weight": 2}, "--memory-weight: needs --memory"),
+        ({"memory": 1, "memory_weight": 0}, "greater than 0"),
+        ({"skip_residual": 1.5}, "less than 1"),
+    ],
+)
+def test_a_plan_with_half_a_memory_is_refused(
+    federation: Federation, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    out = tmp_path / "plan.toml"
+    assert_refused(run_here(*plan_new(federation, out=out, **changes)), INPUT, said)
+    assert not out.exists()
+
+
+def test_a_new_plan_states_its_memory(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "plan.toml"
+    run_here(*plan_new(federation, out=out, memory=3, memory_weight=2.5, skip_residual=0.1)).ok()
+    plan = load_plan(out)
+    assert plan.memory == Memory(weight=2.5, max_edits=3)
+    assert plan.editing.skip_residual == 0.1
+    edits = sum(party.max_edits for party in plan.federation.parties)
+    assert plan.aggregation.capacity == edits + 3 * 3 + 8
+    shown = run_here("plan", "show", out)
+    assert "up to 3 past edits of each party, weight 2.5" in shown.err
+
+
+def test_a_memory_without_a_plan_that_has_one_is_refused(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "memory.sealed"
+    outcome = join_party(federation, tmp_path / "work", silent_port, memory=file)
+    assert_refused(outcome, INPUT, file, "the plan has no memory")
+
+
+def test_an_update_that_this_session_would_take_the_place_of_is_refused(
+    federation: Federation, silent_port: int, tmp_path: Path
+) -> None:
+    update = tmp_path / "work" / "update.safetensors"
+    outcome = join_party(federation, tmp_path / "work", silent_port, previous=[update])
+    assert_refused(outcome, INPUT, update, "is where this session's update goes")
+
+
+@pytest.mark.parametrize("command", ["check", "evaluate", "new", "join"])
+def test_an_update_that_is_none_is_named(
+    federation: Federation, silent_port: int, tmp_path: Path, command: str
+) -> None:
+    junk = tmp_path / "junk.safetensors"
+    junk.write_text("no update")
+    outcome = {
+        "check": lambda: run_here("plan", "check", federation.plan_file, "--previous", junk),
+        "evaluate": lambda: run_here(
+            *("evaluate", "--model", federation.model, "--previous", junk),
+            *("--edits", federation.member("party-1").edits),
+        ),
+        "new": lambda: run_here(*plan_new(federation, out=tmp_path / "plan", previous=junk)),
+        "join": lambda: join_party(federation, tmp_path / "work", silent_port, previous=[junk]),
+    }[command]()
+    assert_refused(outcome, INPUT, junk)

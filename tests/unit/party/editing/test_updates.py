@@ -21,6 +21,7 @@ from collabedit.party.editing.updates import (
     load_chain,
     load_history,
     load_update,
+    move_other_update,
     save_updates,
 )
 from collabedit.party.member import SessionReport, TaskReport
@@ -171,6 +172,23 @@ def test_damage_is_named(
     with pytest.raises(InputError, match=said) as caught:
         load_update(chain[0].path, weights=WEIGHTS)
     assert str(caught.value).startswith(str(chain[0].path))
+
+
+def test_the_update_of_another_session_is_moved_aside(
+    chain: list[SavedUpdate], tmp_path: Path
+) -> None:
+    first, second = chain[:2]
+    assert move_other_update(tmp_path / "none", session=first.session) is None
+    assert move_other_update(first.path, session=first.session) is None
+    content = first.path.read_bytes()
+    aside = move_other_update(first.path, session=second.session)
+    assert aside is not None
+    assert aside.name == f"update-1-{first.session.removeprefix('sha256:')[:16]}.safetensors"
+    assert aside.read_bytes() == content
+    assert not first.path.exists()
+    first.path.write_text("something else")
+    with pytest.raises(InputError, match="cannot be read"):
+        move_other_update(first.path, session=second.session)
 
 
 def test_a_history_is_applied_in_order_and_taken_back(
