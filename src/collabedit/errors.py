@@ -84,6 +84,8 @@ class AbortReason(enum.IntEnum):
     """The opened sums are more than the plan's bounds allow the survivors together."""
     COUNTS_REFUSED = 24
     """The opened tables of a counting task cannot be the survivors' counts."""
+    UPDATE_REJECTED = 23
+    """Fewer parties than the plan asks for accepted the session's update; all take it back."""
 
 
 class CollabEditError(Exception):

@@ -19,6 +19,7 @@ from typing import Annotated, Literal, TypeAlias
 import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from collabedit.acceptance import Acceptance
 from collabedit.bounds import EnergyLimits
 from collabedit.errors import PlanError
 from collabedit.ids import PartyId, TaskIndex
@@ -328,6 +329,7 @@ class Plan(Section):
 
     Attributes:
         overlap: None leaves edits that several parties share uncounted.
+        acceptance: None lets every verified update stay, without a vote.
     """
 
     version: Literal[1]
@@ -340,6 +342,7 @@ class Plan(Section):
     memory: Memory | None = None
     overlap: Overlap | None = None
     timing: Timing = Timing()
+    acceptance: Acceptance | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":
@@ -363,6 +366,17 @@ class Plan(Section):
                 f"{len(self.federation.parties)} parties with magnitude_bound "
                 f"{self.aggregation.magnitude_bound} and {self.aggregation.fractional_bits} "
                 f"fractional bits overflow a {self.aggregation.ring_bits}-bit ring: lower one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_votes(self) -> "Plan":
+        if self.acceptance is None:
+            return self
+        low, high = self.threshold, len(self.federation.parties)
+        if not low <= self.acceptance.votes <= high:
+            raise ValueError(
+                f"acceptance.votes {self.acceptance.votes}, must be {low} (the threshold) to {high}"
             )
         return self
 
@@ -425,6 +439,13 @@ class Plan(Section):
     def counting(self, task: TaskIndex) -> Overlap | None:
         """Return the section about overlap if `task` counts, None if it edits layers."""
         return self.overlap if task == 0 else None
+
+    def is_voted(self, task: TaskIndex) -> bool:
+        """Whether r6 of `task` asks for votes: the last one of a plan with `acceptance`.
+
+        Updates of earlier tasks mean nothing alone.
+        """
+        return self.acceptance is not None and task == len(self.tasks) - 1
 
     def layer_length(self, layer: Layer) -> int:
         """Ring elements of one layer's statistics."""

@@ -95,8 +95,20 @@ def plan_text(
         "key_energy": 100.0,
         "residual_energy": 10000.0,
         "schedule": '"sequential"',
+        "votes": None,
         **changes,
     }
+    voted = (
+        ""
+        if values["votes"] is None
+        else f"""
+[acceptance]
+votes = {values["votes"]}
+efficacy = 0.75
+neighbourhood_drop = 0.1
+perplexity_ratio = 1.1
+"""
+    )
     bound = values["corruptions"]
     corruptions = "" if bound is None else f"\ncorruptions = {bound}"
     listed = "\n".join(
@@ -152,7 +164,7 @@ test_matrix_seed = "{"00" * 32}"
 [bounds]
 key_energy = {values["key_energy"]}
 residual_energy = {values["residual_energy"]}
-"""
+{voted}"""
 
 
 def build_federation(

@@ -32,6 +32,7 @@ REASONS = {
     "INTERNAL": 21,
     "BOUNDS_EXCEEDED": 22,
     "COUNTS_REFUSED": 24,
+    "UPDATE_REJECTED": 23,
 }
 
 
