@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 
+from collabedit.acceptance import Vote
 from collabedit.errors import AbortReason, MalformedMessageError
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.proto import messages as m
@@ -207,13 +208,17 @@ def _decode_release(proto: pb.Release) -> m.Release:
 
 
 def _encode_verify_update(message: m.VerifyUpdate) -> ProtoMessage:
-    return pb.VerifyUpdate(update_digest=message.update_digest, sum_digest=message.sum_digest)
+    return pb.VerifyUpdate(
+        update_digest=message.update_digest, sum_digest=message.sum_digest, vote=message.vote
+    )
 
 
 def _decode_verify_update(proto: pb.VerifyUpdate) -> m.VerifyUpdate:
+    _require(proto.vote in set(Vote), f"vote {proto.vote} is unknown")
     return m.VerifyUpdate(
         _digest(proto.update_digest, "digest of the update"),
         _digest(proto.sum_digest, "digest of the sum"),
+        Vote(proto.vote),
     )
 
 

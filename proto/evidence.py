@@ -15,8 +15,9 @@ form "an honest holder of this key never signs these", and the sentence is check
 * `survivor-fork`: the same of ProposeSurvivors and SurvivorsConfirmed (SPEC 4.5(d)).
 * `update-fork`: the same of Release and UpdateVerified (SPEC 4.7(d)).
 * `invalid-relay`: one list of the aggregator that does not decode, or relays an entry that is not
-  of a party of the plan, is of another context or kind, does not decode, or is not signed. An
-  honest one checks each entry before it relays it (SPEC 4).
+  of a party of the plan, is of another context or kind, does not decode, is not signed, or votes
+  where no vote is asked, or not where one is. An honest one checks each entry before it relays it
+  (SPEC 4).
 
 *Can a lying party make an honest aggregator look guilty?* No. Every proof against the aggregator
 needs its signature on each of the statements that contradict each other or themselves. What a party
@@ -42,9 +43,10 @@ an honest aggregator does neither.
 import contextlib
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
+from collabedit.acceptance import Vote
 from collabedit.errors import (
     AbortReason,
     CryptoError,
@@ -56,7 +58,13 @@ from collabedit.plan import Plan
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body
 from collabedit.proto.envelope import check_identities, open_envelope, verify_signature
-from collabedit.proto.statements import reason_of, roster_transcript, survivor_transcript
+from collabedit.proto.statements import (
+    RefusalError,
+    reason_of,
+    roster_transcript,
+    survivor_transcript,
+)
+from collabedit.proto.votes import check_vote
 
 T = TypeVar("T", bound=m.Message)
 
@@ -288,8 +296,10 @@ def _fault(relay: m.Envelope, entry: m.Envelope, plan: Plan) -> _Finding | None:
         return AbortReason.UNKNOWN_PARTY, f"{what} a statement of nobody in the plan"
     _, expected = _ENTRIES[_TYPES[relay.kind]]
     try:
-        open_envelope(entry, expected, context=relay.context, identities=plan.identity)
-    except (CryptoError, MalformedMessageError) as error:
+        opened = open_envelope(entry, expected, context=relay.context, identities=plan.identity)
+        if isinstance(opened, m.VerifyUpdate):
+            check_vote(plan, relay.context, opened, sender=entry.sender, culprit=AGGREGATOR)
+    except (CryptoError, MalformedMessageError, RefusalError) as error:
         return reason_of(error), f"{what} a statement that has to be refused: {error}"
     return None
 
@@ -322,11 +332,15 @@ def _open(envelope: m.Envelope, expected: type[T], plan: Plan) -> T:
 def _contradiction(relay: m.Envelope, own: m.Message, what: str) -> str:
     """Return the line that names whose relayed statement is not `own`, the aggregator's.
 
+    Votes may differ: they are their signers' own.
+
     Raises:
         InvalidEvidenceError: all agree.
     """
     others = [
-        str(entry.sender) for entry in _entries(relay) if decode_body(entry.kind, entry.body) != own
+        str(entry.sender)
+        for entry in _entries(relay)
+        if _without_vote(decode_body(entry.kind, entry.body)) != own
     ]
     if not others:
         raise InvalidEvidenceError(
@@ -336,6 +350,10 @@ def _contradiction(relay: m.Envelope, own: m.Message, what: str) -> str:
         f"{statement_name(relay.kind)} relays the signature of party {', '.join(others)} under "
         f"another {what} than the aggregator's own"
     )
+
+
+def _without_vote(message: m.Message) -> m.Message:
+    return replace(message, vote=Vote.NONE) if isinstance(message, m.VerifyUpdate) else message
 
 
 def _roster(roster: m.Envelope, shares: m.Envelope, plan: Plan) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from collabedit.acceptance import Vote
 from collabedit.errors import AbortReason
 from collabedit.ids import PartyId, TaskIndex
 
@@ -176,10 +177,11 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class VerifyUpdate:
-    """r6: the update that this party fetched, and the sum that it was told of."""
+    """r6: the update that this party fetched, the sum that it was told of, its vote if asked."""
 
     update_digest: bytes
     sum_digest: bytes
+    vote: Vote = Vote.NONE
 
 
 @dataclass(frozen=True, slots=True)

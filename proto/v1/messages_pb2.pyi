@@ -492,17 +492,21 @@ class VerifyUpdate(_message.Message):
 
     UPDATE_DIGEST_FIELD_NUMBER: _builtins.int
     SUM_DIGEST_FIELD_NUMBER: _builtins.int
+    VOTE_FIELD_NUMBER: _builtins.int
     update_digest: _builtins.bytes
     sum_digest: _builtins.bytes
+    vote: _builtins.int
+    """SPEC 4.7(c): 0 where none is asked, else 1 accept, 2 to 5 reject"""
     def __init__(
         self,
         *,
         update_digest: _builtins.bytes = ...,
         sum_digest: _builtins.bytes = ...,
+        vote: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sum_digest", b"sum_digest", "update_digest", b"update_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sum_digest", b"sum_digest", "update_digest", b"update_digest", "vote", b"vote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
