@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable
 
 from collabedit.ids import PartyId, TaskIndex
-from collabedit.plan import Timing
+from collabedit.plan import Plan
 
 LONGEST_POLL_SECONDS = 20.0
 """Longest hold of a long poll; well under the idle limits of common proxies (60 s)."""
@@ -17,11 +17,11 @@ class Liveness:
     """Last signs of life of each party.
 
     Args:
-        timing: the plan's.
+        plan: gives the limits, and says which task is voted on.
     """
 
-    def __init__(self, timing: Timing) -> None:
-        self._timing = timing
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._contact: dict[PartyId, float] = {}
         self._cursors: dict[PartyId, int] = {}
 
@@ -58,12 +58,14 @@ class Liveness:
         """
         task, round_name = position
         now = time.monotonic()
-        timing = self._timing
+        timing = self._plan.timing
         limit = timing.round
         if round_name.startswith("r0"):
             limit = timing.compute if task else timing.join
         elif round_name.startswith("r3"):
             limit = timing.upload
+        elif round_name.startswith("r6") and self._plan.is_voted(task):
+            limit = timing.compute  # each party evaluates the model before it votes
         if now - since > limit:
             return True
         # Nobody is given up before it was ever seen: that is what the join deadline is for.

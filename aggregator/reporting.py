@@ -12,6 +12,7 @@ from collabedit.errors import CollabEditError
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.plan import Plan, format_digest
 from collabedit.proto import messages as m
+from collabedit.proto.votes import name_votes
 
 Observer: TypeAlias = Callable[[str, Mapping[str, object]], None]
 """Receives what happens as (event, fields)."""
@@ -92,6 +93,8 @@ class Reporter:
         for dropout in dropouts[self._dropouts :]:
             self._tell("dropped", task=task, **describe_dropout(self._plan, dropout))
         self._dropouts = len(dropouts)
+        if isinstance(state, s.Completed | s.Aborted) and state.votes:
+            self._tell("voted", task=task, votes=name_votes(self._plan, state.votes))
         if isinstance(state, s.Aborted):
             self._tell("aborted", task=task, reason=state.reason.name, why=state.detail)
         elif isinstance(state, s.Opening):

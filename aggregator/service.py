@@ -130,7 +130,7 @@ class AggregatorServer:
     def __init__(self, coordinator: Coordinator, *, address: str, tls: ServerTls) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.plan.timing
-        self._liveness = Liveness(self._timing)
+        self._liveness = Liveness(coordinator.plan)
         plan = coordinator.plan
         self._names = {plan.party_name(party): party for party in plan.party_ids}
         self._calls = CallTable()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from collabedit.acceptance import Vote
 from collabedit.crypto.graph import Neighbourhood
 from collabedit.crypto.masking import SignedMask
 from collabedit.crypto.signing import SigningKey
@@ -183,7 +184,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class CollectingVerifications:
-    """r6."""
+    """r6. `votes` are those of `answers` in a voted task, and empty in all others."""
 
     progress: Progress
     survivors: frozenset[PartyId]
@@ -191,6 +192,7 @@ class CollectingVerifications:
     update_digest: bytes
     sum_digest: bytes
     answers: Mapping[PartyId, Envelope] = field(default_factory=dict, repr=False)
+    votes: Mapping[PartyId, Vote] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,16 +204,18 @@ class Completed:
     update_digest: bytes
     sum_digest: bytes
     dropouts: tuple[Dropout, ...]
+    votes: Mapping[PartyId, Vote] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """Terminal, with the first reason that applied."""
+    """Terminal, with the first reason that applied. `votes` if these are the reason."""
 
     reason: AbortReason
     culprit: PartyId | None
     detail: str
     dropouts: tuple[Dropout, ...] = ()
+    votes: Mapping[PartyId, Vote] = field(default_factory=dict)
 
 
 Collecting: TypeAlias = (

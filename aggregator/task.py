@@ -21,6 +21,7 @@ from collabedit.proto import messages as m
 from collabedit.proto.envelope import open_envelope, sign_message
 from collabedit.proto.neighbours import check_receivers, find_owners
 from collabedit.proto.statements import RefusalError, roster_transcript, survivor_transcript
+from collabedit.proto.votes import accepts, check_vote, rejection
 
 
 def start_task(setup: s.TaskSetup) -> s.State:
@@ -148,9 +149,16 @@ def _on_unmask(
 def _on_verify(
     state: s.CollectingVerifications, sender: PartyId, message: m.VerifyUpdate, packet: m.Packet
 ) -> s.State:
-    if message != m.VerifyUpdate(state.update_digest, state.sum_digest):
+    if (message.update_digest, message.sum_digest) != (state.update_digest, state.sum_digest):
         raise RefusalError(AbortReason.UPDATE_FORK, "another update or sum", culprit=sender)
-    return replace(state, answers={**state.answers, sender: packet.envelope})
+    setup = state.progress.setup
+    check_vote(setup.plan, setup.context, message, sender=sender, culprit=sender)
+    votes = {**state.votes, sender: message.vote}
+    return replace(
+        state,
+        answers={**state.answers, sender: packet.envelope},
+        votes=votes if setup.plan.is_voted(setup.context.task) else {},
+    )
 
 
 # Ends of rounds: one function for each round, given that enough parties answered.
@@ -249,11 +257,19 @@ def _end_unmask(state: s.CollectingUnmaskings, progress: s.Progress) -> s.Step:
 def _end_verify(state: s.CollectingVerifications, progress: s.Progress) -> s.Step:
     # Whoever verified and then left is not there for the next task.
     present = frozenset(state.answers) - progress.gone
+    # Sent whether the votes keep the update or not: the list is the proof, and parties count it.
+    outbound = _to_all(progress, present, m.UpdateVerified(_in_order(state.answers)))
+    plan, votes = progress.setup.plan, state.votes
+    if plan.is_voted(progress.setup.context.task) and not accepts(plan, votes):
+        refusal = rejection(plan, votes)
+        return s.Step(
+            s.Aborted(refusal.reason, refusal.culprit, str(refusal), progress.dropouts, votes),
+            outbound,
+        )
     following = s.Completed(
-        state.survivors, present, state.update_digest, state.sum_digest, progress.dropouts
+        state.survivors, present, state.update_digest, state.sum_digest, progress.dropouts, votes
     )
-    message = m.UpdateVerified(_in_order(state.answers))
-    return s.Step(following, _to_all(progress, present, message))
+    return s.Step(following, outbound)
 
 
 _File: TypeAlias = Callable[[Any, PartyId, Any, m.Packet], s.State]
@@ -383,8 +399,8 @@ def _end_round(state: s.State) -> s.Step:
         )
         return _abort(state, progress, refusal)
     step = _ENDS[type(state)](state, progress)
-    if isinstance(step.state, s.Aborted):
-        return step
+    if isinstance(step.state, s.Aborted) and not step.state.votes:
+        return step  # told everybody; after a vote the late ones are still to be told
     late = frozenset(silent) - progress.gone
     # Told at once, so that a slow party stops instead of waiting for rounds that go on without it.
     notices = tuple(

@@ -12,7 +12,7 @@ from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.records import describe_dropout
 from collabedit.aggregator.service import AggregatorServer, ServerTls
-from collabedit.aggregator.states import Aborted
+from collabedit.aggregator.states import Aborted, Completed
 from collabedit.cli.console import (
     check_address,
     check_place,
@@ -35,6 +35,7 @@ from collabedit.errors import InputError
 from collabedit.ids import AGGREGATOR
 from collabedit.plan import format_digest, load_plan
 from collabedit.proto.evidence_file import EvidenceFolder
+from collabedit.proto.votes import name_votes
 
 JOURNAL_FILE = "journal.sqlite"
 
@@ -128,13 +129,16 @@ def serve(
 def _write_report(path: Path, coordinator: Coordinator) -> None:
     plan, last = coordinator.plan, coordinator.state
     dropouts = last.dropouts if isinstance(last, Aborted) else ()
-    report = {
+    votes = last.votes if isinstance(last, Completed | Aborted) else {}
+    report: dict[str, object] = {
         "plan": format_digest(plan.digest),
         "session": coordinator.session_id.hex(),
         "tasks": [record.to_dict(plan) for record in coordinator.records],
         "aborted": last.reason.name if isinstance(last, Aborted) else None,
         "dropouts_of_aborted_task": [describe_dropout(plan, dropout) for dropout in dropouts],
     }
+    if votes:
+        report["votes"] = name_votes(plan, votes)
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 
