@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from collabedit.demo.federation import COVARIANCE_WEIGHT, TARGET_STEPS, heldout_text, own_facts
+from collabedit.demo.federation import COVARIANCE_WEIGHT, TARGET_STEPS, own_facts
 from collabedit.demo.run import COVARIANCE_SEED, COVARIANCE_TOKENS, COVARIANCE_WINDOW, LAYERS
 from collabedit.party.editing.apply import apply_update
 from collabedit.party.editing.architectures import UNPUBLISHED
+from collabedit.party.editing.assessment import general_text
 from collabedit.party.editing.baselines import centralised_update
 from collabedit.party.editing.corpus import PYTHON_DOCS
 from collabedit.party.editing.covariance import Covariance
@@ -52,7 +53,7 @@ def measure(
         ).numpy()
         update = centralised_update(keys, wanted, COVARIANCE_WEIGHT * second_moment)
         undos.append(apply_update(model, layer, LowRankUpdate(np.eye(len(update)), update)))
-    row = evaluate(model, edits, text=heldout_text()).metrics.to_dict()
+    row = evaluate(model, edits, text=general_text()).metrics.to_dict()
     for undo in reversed(undos):
         undo.restore()
     return row

@@ -4,11 +4,13 @@ The bytes are this project's own and stay on the party's disk; a journal is read
 wrote it. Integers are little-endian.
 """
 
+import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
+from collabedit.acceptance import Assessment, Measures, Vote
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.party.counting import Count
 from collabedit.party.states import Uploaded
@@ -21,7 +23,9 @@ _ACCEPTED: Final = struct.Struct("<Q32s")
 _UPLOADED: Final = struct.Struct("<QI32s32s")
 _FETCHED: Final = struct.Struct("<32s32s")
 _COUNT: Final = struct.Struct("<II")
-_COMPLETED: Final = struct.Struct("<IQ32s32sddI")
+_COMPLETED: Final = struct.Struct("<IQ32s32sddII")
+_VOTE: Final = struct.Struct("<II")
+_ASSESSED: Final = struct.Struct("<I6d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +89,17 @@ class UploadAccepted:
 
 @dataclass(frozen=True, slots=True)
 class UpdateAccepted:
-    """The update was fetched; it is stored beside the journal."""
+    """The update was fetched; it is stored beside the journal.
+
+    Attributes:
+        digest: of the update.
+        answer: digest of what the machine answered.
+        assessment: in a voted task the vote that is in that answer, and what it rests on.
+    """
 
     digest: bytes
     answer: bytes
+    assessment: Assessment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,8 @@ class TaskCompleted:
         compute_seconds: for the report.
         protocol_seconds: for the report.
         survivors: ascending.
+        votes: everybody's in a voted task, by ascending party.
+        assessment: one's own.
     """
 
     task: TaskIndex
@@ -112,6 +125,8 @@ class TaskCompleted:
     compute_seconds: float
     protocol_seconds: float
     survivors: tuple[PartyId, ...]
+    votes: tuple[tuple[PartyId, Vote], ...] = ()
+    assessment: Assessment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +153,8 @@ def encode_entry(entry: Entry) -> bytes:
         event = entry.event
         return b"\x04" + _UPLOADED.pack(event.elements, event.tiles, event.root, entry.answer)
     if isinstance(entry, UpdateAccepted):
-        return b"\x05" + _FETCHED.pack(entry.digest, entry.answer)
+        fetched = _FETCHED.pack(entry.digest, entry.answer)
+        return b"\x05" + fetched + _encode_assessment(entry.assessment)
     if isinstance(entry, EditsCounted):
         return b"\x07" + b"".join(_COUNT.pack(c.claims, c.copies) for c in entry.counts)
     count = len(entry.survivors)
@@ -150,8 +166,40 @@ def encode_entry(entry: Entry) -> bytes:
         entry.compute_seconds,
         entry.protocol_seconds,
         count,
+        len(entry.votes),
     )
-    return b"\x06" + fixed + struct.pack(f"<{count}I", *entry.survivors)
+    votes = b"".join(_VOTE.pack(party, vote) for party, vote in entry.votes)
+    survivors = struct.pack(f"<{count}I", *entry.survivors)
+    return b"\x06" + fixed + survivors + votes + _encode_assessment(entry.assessment)
+
+
+def _encode_assessment(assessment: Assessment | None) -> bytes:
+    if assessment is None:
+        return b""
+    numbers = [
+        *_numbers(assessment.before),
+        *(_numbers(assessment.after) if assessment.after is not None else [math.nan] * 3),
+    ]
+    return _ASSESSED.pack(assessment.vote, *numbers)
+
+
+def _numbers(measures: Measures) -> list[float]:
+    shares = (measures.efficacy, measures.neighbourhood)
+    return [math.nan if share is None else share for share in shares] + [measures.perplexity]
+
+
+def _decode_assessment(data: bytes) -> Assessment | None:
+    if not data:
+        return None
+    vote, *numbers = _ASSESSED.unpack(data)
+    before, after = _measures(numbers[:3]), _measures(numbers[3:])
+    # A model that cannot be measured since the update cannot be applied has no measures at all.
+    return Assessment(Vote(vote), before, None if vote == Vote.UNUSABLE else after)
+
+
+def _measures(numbers: Sequence[float]) -> Measures:
+    efficacy, neighbourhood = (None if math.isnan(share) else share for share in numbers[:2])
+    return Measures(efficacy, neighbourhood, numbers[2])
 
 
 def decode_entry(data: bytes) -> Entry:
@@ -175,11 +223,15 @@ def decode_entry(data: bytes) -> Entry:
             elements, tiles, root, answer = _UPLOADED.unpack(body)
             return UploadAccepted(Uploaded(elements, tiles, root), answer)
         if kind == b"\x05":
-            return UpdateAccepted(*_FETCHED.unpack(body))
+            digest, answer = _FETCHED.unpack_from(body)
+            return UpdateAccepted(digest, answer, _decode_assessment(body[_FETCHED.size :]))
         if kind == b"\x06":
             task, cursor, *rest = _COMPLETED.unpack_from(body)
-            update, total, compute, protocol, count = rest
-            survivors = struct.unpack(f"<{count}I", body[_COMPLETED.size :])
+            update, total, compute, protocol, count, voters = rest
+            survivors = struct.unpack_from(f"<{count}I", body, _COMPLETED.size)
+            start = _COMPLETED.size + 4 * count
+            stop = start + voters * _VOTE.size
+            votes = _VOTE.iter_unpack(body[start:stop])
             return TaskCompleted(
                 TaskIndex(task),
                 cursor,
@@ -188,6 +240,8 @@ def decode_entry(data: bytes) -> Entry:
                 compute,
                 protocol,
                 tuple(map(PartyId, survivors)),
+                tuple((PartyId(party), Vote(vote)) for party, vote in votes),
+                _decode_assessment(body[stop:]),
             )
         if kind == b"\x07":
             return EditsCounted(tuple(Count(*pair) for pair in _COUNT.iter_unpack(body)))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from collabedit.acceptance import Assessment, Measures
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import PlanError
@@ -39,10 +40,18 @@ class Editor(Protocol):
     def rollback(self) -> None:
         """Take back everything that was applied, bit by bit."""
 
+    def measure(self) -> Measures:
+        """Measure the model as it is now. Only asked for by a plan with `acceptance`."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """One finished task, as this party knows it."""
+    """One finished task, as this party knows it.
+
+    Attributes:
+        votes: in a voted task everybody's, by name.
+        assessment: its own, with the numbers that no other end has.
+    """
 
     task: TaskIndex
     layers: tuple[int, ...]
@@ -51,6 +60,8 @@ class TaskReport:
     update_digest: str
     compute_seconds: float
     protocol_seconds: float
+    votes: Mapping[str, str] = field(default_factory=dict)
+    assessment: Assessment | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from collabedit.acceptance import Assessment, Vote
 from collabedit.crypto.kdf import SECRET_BYTES, encode_fields
 from collabedit.crypto.rng import ReplayableRandomness
 from collabedit.errors import CollabEditError, JournalError, StorageError, TransportError
@@ -42,11 +43,13 @@ class Replayed:
         brought: what it began with, see `contribution.contributed_vector`.
         step: the last one; whether its answer arrived is not known.
         bundle: the update, once it was fetched.
+        assessment: the vote that was cast on it, in a voted task.
     """
 
     brought: bytes = field(repr=False)
     step: s.Step
     bundle: bytes = field(repr=False)
+    assessment: Assessment | None = None
 
 
 def answer_digest(step: s.Step) -> bytes:
@@ -114,15 +117,22 @@ class InputLog:
         if self._journal is not None:
             self._journal.accept(UploadAccepted(event, answer_digest(step)))
 
-    def fetched(self, task: TaskIndex, bundle: bytes, step: s.Step) -> None:
-        """Write down a fetched update, unless it was refused.
+    def fetched(
+        self,
+        task: TaskIndex,
+        bundle: bytes,
+        step: s.Step,
+        assessment: Assessment | None = None,
+    ) -> None:
+        """Write down a fetched update, with the vote on it if one is asked, unless it was refused.
 
         Raises:
             StorageError: the disk refuses.
         """
         if self._journal is not None and not isinstance(step.state, s.Aborted):
             digest = hashlib.sha256(bundle).digest()
-            self._journal.fetched(task, bundle, UpdateAccepted(digest, answer_digest(step)))
+            entry = UpdateAccepted(digest, answer_digest(step), assessment)
+            self._journal.fetched(task, bundle, entry)
 
     def completed(self, entry: TaskCompleted, counted: EditsCounted | None = None) -> None:
         """Forget the task's secrets; keep what it counted.
@@ -157,7 +167,7 @@ def replay_task(
     step = start_task(_seeded(setup, started.seed))
     if answer_digest(step) != started.answer:
         raise _differs(journal)
-    bundle = b""
+    bundle, assessment = b"", None
     for entry in session.inputs:
         try:
             step = _feed(step.state, entry, hear)
@@ -167,7 +177,8 @@ def replay_task(
             raise _differs(journal)
         if isinstance(entry, UpdateAccepted):
             bundle = journal.update(started.task, entry.digest)
-    return Replayed(brought, step, bundle)
+            assessment = entry.assessment
+    return Replayed(brought, step, bundle, assessment)
 
 
 def _feed(state: s.State, entry: Input, hear: Receive) -> s.Step:
@@ -175,7 +186,8 @@ def _feed(state: s.State, entry: Input, hear: Receive) -> s.Step:
         return hear(state, decode_packet(entry.packet))
     if isinstance(entry, UploadAccepted):
         return advance(state, entry.event)
-    return advance(state, s.UpdateFetched(entry.digest))
+    vote = Vote.NONE if entry.assessment is None else entry.assessment.vote
+    return advance(state, s.UpdateFetched(entry.digest, vote))
 
 
 def _differs(journal: PartyJournal) -> JournalError:

@@ -2,9 +2,9 @@
 
 The protocol is `task`; this module is its driver. It owns the order of things that matter: a
 contribution is encoded, and so checked against the plan's bounds, before the party's first message
-of the task; an update is applied only after at least a threshold of parties signed the same one;
-and if the session ends early, everything that was applied is taken back. With a journal (`replay`)
-a session whose process died goes on where it was.
+of the task; an update is applied only after at least a threshold of parties signed the same one,
+but for a trial before a vote; and if the session ends early, everything that was applied is taken
+back. With a journal (`replay`) a session whose process died goes on where it was.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from collabedit.acceptance import Assessment, Vote, describe
 from collabedit.crypto.ring import to_bytes
 from collabedit.errors import (
     AbortReason,
@@ -25,9 +26,10 @@ from collabedit.errors import (
     TransportError,
     UnexpectedMessageError,
 )
-from collabedit.exchange import contribution_vector, decode_bundle, plan_encoding
+from collabedit.exchange import contribution_vector, plan_encoding
 from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.party import states as s
+from collabedit.party.candidate import Candidate, has_voted
 from collabedit.party.channel import Channel
 from collabedit.party.contribution import contributed_vector, masked_upload
 from collabedit.party.decisions import Decision
@@ -55,6 +57,7 @@ from collabedit.proto.envelope import (
     sign_message,
 )
 from collabedit.proto.evidence import EvidenceSink
+from collabedit.proto.votes import name_votes
 from collabedit.sketch import Matrix
 
 _POLL_SECONDS = 1.0
@@ -183,10 +186,15 @@ class _Session:
             self._journal.check(self._plan.digest, self._member.me)
         if self._finished_before() < tasks:
             self._join()
-        reports = self._reapply(editor)
+        unfinished = None if self._journal is None else self._journal.unfinished
+        candidate = Candidate(self._plan, editor, has_voted=has_voted(unfinished))
+        reports = self._reapply(editor, candidate)
         if self._resuming and self._journal is not None:
             self._tell_where(self._journal)
-        reports += [self._run_task(TaskIndex(task), editor) for task in range(len(reports), tasks)]
+        reports += [
+            self._run_task(TaskIndex(task), editor, candidate)
+            for task in range(len(reports), tasks)
+        ]
         return tuple(reports)
 
     def _finished_before(self) -> int:
@@ -265,7 +273,7 @@ class _Session:
             self._enter_once(self.session_id)
         self._context = context
 
-    def _reapply(self, editor: Editor) -> list[TaskReport]:
+    def _reapply(self, editor: Editor, candidate: Candidate) -> list[TaskReport]:
         """Apply the updates of tasks that were finished before this process began."""
         journal = self._journal
         if journal is None or journal.unfinished is None:
@@ -277,8 +285,7 @@ class _Session:
             if self._context is not None:
                 self._context = self._context_of(TaskIndex(done.task + 1))
             if self._plan.counting(done.task) is None:
-                bundle = journal.update(done.task, done.update_digest)
-                editor.apply(decode_bundle(self._plan, done.task, bundle))
+                candidate.apply(done.task, journal.update(done.task, done.update_digest))
             else:
                 # Whoever has begun to contribute has said yes before.
                 is_new = session.task is None and len(session.completed) == 1
@@ -289,7 +296,7 @@ class _Session:
     def _context_of(self, task: TaskIndex) -> m.Context:
         return m.Context(self._plan.digest, self.session_id, task, self.chain)
 
-    def _run_task(self, task: TaskIndex, editor: Editor) -> TaskReport:
+    def _run_task(self, task: TaskIndex, editor: Editor, candidate: Candidate) -> TaskReport:
         plan, layers = self._plan, self._plan.tasks[task]
         self._context = self._context_of(task)
         self._state = None
@@ -298,7 +305,7 @@ class _Session:
         brought = self._bring(task, editor) if replayed is None else replayed.brought
         computed = time.monotonic()
         self._observer("computed", {"task": task, "layers": [layer.index for layer in layers]})
-        completed, bundle = self._sum(brought, replayed)
+        completed, bundle, assessment = self._sum(brought, replayed, candidate)
         setup = self._setup()
         self.chain = next_chain(self.chain, completed.update_digest)
         # The aggregator is at the next task by now: a farewell from here on belongs there.
@@ -314,11 +321,13 @@ class _Session:
             computed - started,
             time.monotonic() - computed,
             tuple(sorted(completed.survivors)),
+            tuple(sorted(completed.votes.items())),
+            assessment,
         )
         self._log.completed(done, counted)
         report = self._report(done)
         if counted is None:
-            editor.apply(decode_bundle(plan, task, bundle))
+            candidate.apply(task, bundle)
         else:
             self._weigh(editor, counted, review=self._review)
         event = "applied" if counted is None else "counted"
@@ -350,6 +359,8 @@ class _Session:
             update_digest=format_digest(done.update_digest),
             compute_seconds=done.compute_seconds,
             protocol_seconds=done.protocol_seconds,
+            votes=name_votes(self._plan, dict(done.votes)),
+            assessment=done.assessment,
         )
 
     def _setup(self) -> s.TaskSetup:
@@ -399,21 +410,21 @@ class _Session:
         return self._plan.federation.parties[self._member.me - 1].max_edits
 
     def _sum(
-        self, brought: bytes | memoryview, replayed: Replayed | None
-    ) -> tuple[s.Completed, bytes]:
-        bundle = b""
+        self, brought: bytes | memoryview, replayed: Replayed | None, candidate: Candidate
+    ) -> tuple[s.Completed, bytes, Assessment | None]:
+        bundle, assessment = b"", None
         try:
             if replayed is None:
                 self._take(self._log.start_task(self._setup(), brought))
             else:
-                bundle = replayed.bundle
+                bundle, assessment = replayed.bundle, replayed.assessment
                 self._take(replayed.step, replayed=True)
             while not isinstance(self._state, s.Completed):
                 state = self._state
                 if isinstance(state, s.Contributing):
                     self._upload(state, brought)
                 elif isinstance(state, s.FetchingUpdate):
-                    bundle = self._fetch(state)
+                    bundle, assessment = self._fetch(state, candidate)
                 elif state is not None:
                     self._receive(state)
         except SessionAbortedError:
@@ -425,7 +436,7 @@ class _Session:
             # Only what is here already: an abort that follows is the consequence, not the cause.
             self._look_for_abort(seconds=0.0)
             raise
-        return self._state, bundle
+        return self._state, bundle, assessment
 
     def _upload(self, state: s.Contributing, brought: bytes | memoryview) -> None:
         task = state.setup.context.task
@@ -439,13 +450,22 @@ class _Session:
         self._log.uploaded(event, step)
         self._take(step)
 
-    def _fetch(self, state: s.FetchingUpdate) -> bytes:
+    def _fetch(
+        self, state: s.FetchingUpdate, candidate: Candidate
+    ) -> tuple[bytes, Assessment | None]:
         task = state.setup.context.task
         bundle = self._channel.download(task, limit=state.update_bytes)
-        step = advance(state, s.UpdateFetched(hashlib.sha256(bundle).digest()))
-        self._log.fetched(task, bundle, step)
+        digest = hashlib.sha256(bundle).digest()
+        assessment, vote = None, Vote.NONE
+        # Bytes that are not the released ones are not even tried.
+        if self._plan.is_voted(task) and digest == state.update_digest:
+            assessment = candidate.assess(task, bundle)
+            vote = assessment.vote
+            self._observer("assessed", {"task": task, **describe(assessment)})
+        step = advance(state, s.UpdateFetched(digest, vote))
+        self._log.fetched(task, bundle, step, assessment)
         self._take(step)
-        return bundle
+        return bundle, assessment
 
     def _look_for_abort(self, *, seconds: float) -> None:
         """Raise the abort that waits in the mailbox, if there is one.

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from collabedit.acceptance import Vote
 from collabedit.crypto.agreement import AgreementKey
 from collabedit.crypto.masking import SignedMask
 from collabedit.crypto.rng import Randomness
@@ -158,12 +159,13 @@ class FetchingUpdate:
 
 @dataclass(frozen=True, slots=True)
 class AwaitingVerification:
-    """r6: we signed the update that we fetched."""
+    """r6: we signed the update that we fetched, and in a voted task how we vote on it."""
 
     setup: TaskSetup
     survivors: frozenset[PartyId]
     update_digest: bytes
     sum_digest: bytes
+    statement: Envelope = field(repr=False)
     group_secret: bytes | None = field(repr=False)
 
 
@@ -172,12 +174,14 @@ class Completed:
     """Terminal: at least a threshold of parties holds the same update. No share, no key.
 
     Attributes:
+        votes: of everybody who voted, enough of them to accept; empty where no vote was asked.
         group_secret: of a counting task, whose tables are read now; None for all others.
     """
 
     survivors: frozenset[PartyId]
     update_digest: bytes
     sum_digest: bytes
+    votes: Mapping[PartyId, Vote] = field(default_factory=dict)
     group_secret: bytes | None = field(default=None, repr=False)
 
 
@@ -222,9 +226,13 @@ class Uploaded:
 
 @dataclass(frozen=True, slots=True)
 class UpdateFetched:
-    """Local event: the update was downloaded; `digest` is the SHA-256 of what came."""
+    """Local event: the update was downloaded; `digest` is the SHA-256 of what came.
+
+    `vote` is this party's in a voted task, and NONE in all others.
+    """
 
     digest: bytes
+    vote: Vote = Vote.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from collabedit.acceptance import Vote
 from collabedit.crypto.agreement import AgreementKey
 from collabedit.crypto.graph import choose_receivers, plan_neighbourhood
 from collabedit.crypto.kdf import SECRET_BYTES, commit, derive_key, is_equal
@@ -43,6 +44,7 @@ from collabedit.proto.statements import (
     share_associated_data,
     survivor_transcript,
 )
+from collabedit.proto.votes import accepts, check_vote, rejection
 
 Attachments: TypeAlias = tuple[bytes, ...]
 
@@ -264,11 +266,14 @@ def _on_fetched(state: s.FetchingUpdate, event: s.UpdateFetched) -> s.Step:
         raise blame_aggregator(
             AbortReason.DIGEST_MISMATCH, "the update is not the one that was released"
         )
+    setup = state.setup
+    if setup.plan.is_voted(setup.context.task) != (event.vote is not Vote.NONE):
+        raise UnexpectedMessageError("a vote where none is asked, or none where one is")
+    statement = _sign(setup, m.VerifyUpdate(event.digest, state.sum_digest, event.vote))
     following = s.AwaitingVerification(
-        state.setup, state.survivors, event.digest, state.sum_digest, state.group_secret
+        setup, state.survivors, event.digest, state.sum_digest, statement, state.group_secret
     )
-    seen = m.VerifyUpdate(event.digest, state.sum_digest)
-    return s.Step(following, (m.Packet(_sign(state.setup, seen)),))
+    return s.Step(following, (m.Packet(statement),))
 
 
 def _on_verified(
@@ -276,13 +281,23 @@ def _on_verified(
 ) -> s.Step:
     setup = state.setup
     opened = open_relayed(setup, message.confirmations, m.VerifyUpdate, allowed=state.survivors)
-    seen = m.VerifyUpdate(state.update_digest, state.sum_digest)
-    if any(statement != seen for statement in opened.values()):
+    seen = (state.update_digest, state.sum_digest)
+    if any((other.update_digest, other.sum_digest) != seen for other in opened.values()):
         raise blame_aggregator(
             AbortReason.UPDATE_FORK, "parties were given different updates or sums"
         )
+    for sender, statement in opened.items():
+        check_vote(setup.plan, setup.context, statement, sender=sender, culprit=AGGREGATOR)
+    votes: dict[PartyId, Vote] = {}
+    if setup.plan.is_voted(setup.context.task):
+        # Whose vote is left out or changed would otherwise not know that it did not count.
+        check_own(message.confirmations, setup.me, state.statement)
+        votes = {sender: statement.vote for sender, statement in opened.items()}
+        if not accepts(setup.plan, votes):
+            # Everybody who voted sees the same list and comes to the same end: nothing to tell.
+            return s.Step(_ended(rejection(setup.plan, votes)))
     secret = state.group_secret if setup.plan.counting(setup.context.task) is not None else None
-    return s.Step(s.Completed(state.survivors, state.update_digest, state.sum_digest, secret))
+    return s.Step(s.Completed(state.survivors, *seen, votes, secret))
 
 
 MESSAGES: Mapping[tuple[type[s.State], type[m.Message]], Callable[[Any, Any, Attachments], s.Step]]
@@ -326,6 +341,10 @@ def receive(state: s.State, packet: m.Packet) -> s.Step:
         envelope, kind, context=setup.context, identities=setup.plan.identity
     )
     if isinstance(message, m.Abort):
+        if message.reason is AbortReason.UPDATE_REJECTED:
+            # SPEC 4.7(i): the proof of a rejection is the list of votes, never the word.
+            claim = "the aggregator calls the update rejected and shows no votes"
+            return _abort(setup, blame_aggregator(AbortReason.MALFORMED_MESSAGE, claim))
         return s.Step(
             s.Aborted(message.reason, message.culprit, "the aggregator ended the session")
         )
@@ -361,5 +380,8 @@ def advance(state: s.State, event: s.Event) -> s.Step:
 
 def _abort(setup: s.TaskSetup, refusal: RefusalError) -> s.Step:
     farewell = _sign(setup, m.Abort(refusal.reason, refusal.culprit))
-    state = s.Aborted(refusal.reason, refusal.culprit, str(refusal))
-    return s.Step(state, (m.Packet(farewell),))
+    return s.Step(_ended(refusal), (m.Packet(farewell),))
+
+
+def _ended(refusal: RefusalError) -> s.Aborted:
+    return s.Aborted(refusal.reason, refusal.culprit, str(refusal))

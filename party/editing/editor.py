@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from collabedit.acceptance import Measures
 from collabedit.errors import InputError, ModelError, NumericError, PlanError
 from collabedit.ids import LayerIndex
 from collabedit.party.decisions import Decision
 from collabedit.party.editing.apply import Undo, apply_update
+from collabedit.party.editing.assessment import general_text, measure
 from collabedit.party.editing.covariance import Covariance, load_covariance
 from collabedit.party.editing.key_map import KeyMap
 from collabedit.party.editing.keys import compute_keys
@@ -149,8 +151,12 @@ def _key_map(editing: Editing, layer: Layer, second_moment: Matrix | None) -> Ke
 
 @dataclass(frozen=True, slots=True)
 class _Requests:
-    """What is edited: n edits, their targets, and the square roots of their weights, [n]."""
+    """What is edited: n edits, their targets, and the square roots of their weights, [n].
 
+    `own` are those of the party's edits that are among them.
+    """
+
+    own: Sequence[Edit]
     edits: Sequence[Edit]
     targets: Targets
     roots: Matrix
@@ -169,6 +175,7 @@ class ModelEditor:
         past: edits of earlier sessions that new ones shall leave alone, at most as many as the
             plan's memory allows; it must have one if there are any.
         updates: what was applied so far, in the model's own coordinates.
+        text: private general text for the vote on an update; None takes the project's.
     """
 
     plan: Plan
@@ -179,7 +186,8 @@ class ModelEditor:
     updates: dict[LayerIndex, LowRankUpdate] = field(default_factory=dict)
     batch_size: int = 32
     past: Sequence[Edit] = field(default=(), repr=False)
-    _undos: list[Undo] = field(default_factory=list, repr=False)
+    text: str | None = field(default=None, repr=False)
+    _undos: list[Undo] = field(default_factory=list, init=False, repr=False)
     _requests: _Requests = field(init=False, repr=False)
     _brought: Sequence[Edit] = field(init=False, repr=False)
 
@@ -191,7 +199,8 @@ class ModelEditor:
         self._bring_everything()
 
     def _bring_everything(self) -> None:
-        self._requests = _Requests(self.edits, self.targets, np.ones(len(self.edits)))
+        ones = np.ones(len(self.edits))
+        self._requests = _Requests(self.edits, self.edits, self.targets, ones)
         self._brought = self.past
 
     def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int] = ()) -> None:
@@ -216,7 +225,8 @@ class ModelEditor:
             for edit, decision in chosen
             for request in paraphrase_requests(edit)[: decision.added]
         ]
-        edits = [self.edits[index] for index in kept] + [request for request, _ in added]
+        own = [self.edits[index] for index in kept]
+        edits = own + [request for request, _ in added]
         weights = [decisions[index].weight for index in kept] + [weight for _, weight in added]
         values = self.targets.values[:, kept]
         if added:
@@ -230,7 +240,8 @@ class ModelEditor:
             )
             values = torch.cat([values, fresh.values], dim=1)
         targets = Targets(values, edits_digest(edits), self.targets.settings_digest)
-        self._requests = _Requests(edits, targets, np.sqrt(np.array(weights, dtype=np.float64)))
+        roots = np.sqrt(np.array(weights, dtype=np.float64))
+        self._requests = _Requests(own, edits, targets, roots)
 
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
         """Return K̃ [d', n + p] and R [d_out, n] of each layer, on the model as edited so far.
@@ -282,3 +293,10 @@ class ModelEditor:
             self._undos.pop().restore()
         self.updates.clear()
         self._bring_everything()
+
+    def measure(self) -> Measures:
+        """Measure own edits, their neighbourhood and the text on the model as edited so far."""
+        text = general_text() if self.text is None else self.text
+        return measure(
+            self.model, self._requests.own, text, around=self.edits, batch_size=self.batch_size
+        )

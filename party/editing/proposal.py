@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from collabedit.acceptance import Acceptance
 from collabedit.crypto.graph import FULL_GRAPH_PARTIES
 from collabedit.crypto.rng import Randomness
 from collabedit.errors import InputError, NumericError
@@ -137,6 +138,7 @@ def propose_plan(
     memory: Memory | None = None,
     history: Sequence[SavedUpdate] = (),
     overlap: OverlapWish | None = None,
+    acceptance: Acceptance | None = None,
 ) -> Plan:
     """Fill in a plan.
 
@@ -165,6 +167,7 @@ def propose_plan(
         memory: how past edits take part; None leaves them out.
         history: updates of the earlier sessions that this one continues (`load_history`).
         overlap: count what parties share; None does not.
+        acceptance: bounds of a vote on the update; None asks for none.
 
     Raises:
         InputError: a layer without covariance, with one of another model, or without a block above;
@@ -246,6 +249,7 @@ def propose_plan(
         memory=memory,
         timing=timing or Timing(),
         overlap=None if overlap is None else overlap.section(parties),
+        acceptance=acceptance,
     )
 
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from collabedit.acceptance import Vote
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.records import TaskRecord
 from collabedit.aggregator.reporting import Observer
 from collabedit.aggregator.states import Aborted as AggregatorAborted
+from collabedit.aggregator.states import Completed as AggregatorCompleted
 from collabedit.aggregator.states import Opening
 from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.crypto.rng import Randomness
@@ -55,7 +57,16 @@ Apply: TypeAlias = Callable[[PartyId, TaskIndex, Mapping[LayerIndex, LowRankUpda
 Weigh: TypeAlias = Callable[[PartyId, tuple[Decision, ...]], None]
 """Told by each party what it decided about its edits, once their copies are counted."""
 
+CastVote: TypeAlias = Callable[[PartyId, Mapping[LayerIndex, LowRankUpdate]], Vote]
+"""Gives a party's vote on the update of the last task, which it has fetched and not applied."""
+
 _FIRST_TASK = TaskIndex(0)
+
+
+def accept_all(party: PartyId, updates: Mapping[LayerIndex, LowRankUpdate]) -> Vote:
+    """Vote for everything."""
+    del party, updates
+    return Vote.ACCEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,7 @@ class Outcome:
         records: finished tasks.
         sums: the opened ring vectors of finished tasks.
         aborted: the aggregator's last state if the session ended early.
+        votes: what was voted on the last task; empty if nothing was.
         party_states: each party's last state.
         decisions: of each party that finished a counting task, about its items in order.
         refusals: messages that were refused, as (receiver, error).
@@ -124,6 +136,7 @@ class Outcome:
     decisions: Mapping[PartyId, tuple[Decision, ...]]
     refusals: tuple[tuple[PartyId, CollabEditError], ...]
     transcript: tuple[Delivery, ...] = field(repr=False)
+    votes: Mapping[PartyId, Vote] = field(default_factory=dict)
 
 
 class _Dice:
@@ -185,6 +198,7 @@ class Simulation:
         self._directory = directory
         self._observer = observer
         self._open_journal = journal
+        self._vote: CastVote = accept_all
         self.coordinator = self._start_aggregator()
         self._chain = first_chain(plan.digest, self.coordinator.session_id)
         self._parties: dict[PartyId, _Party] = {}
@@ -219,6 +233,7 @@ class Simulation:
         self,
         contribute: Contribute,
         apply: Apply | None = None,
+        vote: CastVote = accept_all,
         *,
         items: Mapping[PartyId, Sequence[Item]] | None = None,
         weigh: Weigh | None = None,
@@ -227,10 +242,12 @@ class Simulation:
 
         Args:
             contribute: asked once for each party and task of layers, before its first message.
-            apply: told of each verified update.
+            apply: told of each verified update; in a voted task only if it was accepted.
+            vote: asked for each party's vote, if the plan asks for one.
             items: what a counting task counts, by party; needed if the plan has one.
             weigh: told of each party's decisions after it.
         """
+        self._vote = vote
         self._items, self._weigh = items or {}, weigh
         present = frozenset(self._plan.party_ids)
         for index in range(len(self._plan.tasks)):
@@ -254,6 +271,7 @@ class Simulation:
             decisions=dict(self._decisions),
             refusals=tuple(self._refusals),
             transcript=tuple(self._transcript),
+            votes=last.votes if isinstance(last, AggregatorAborted | AggregatorCompleted) else {},
         )
 
     def _run_task(
@@ -385,7 +403,11 @@ class Simulation:
             fetched = Delivery(AGGREGATOR, party, delivery.task, "bundle", bundle)
             self._transcript.append(fetched)
             digest = hashlib.sha256(bundle).digest()
-            self._take(delivery.task, party, advance(simulated.state, s.UpdateFetched(digest)))
+            vote = Vote.NONE
+            if self._plan.is_voted(delivery.task):
+                vote = self._vote(party, decode_bundle(self._plan, delivery.task, bundle))
+            event = s.UpdateFetched(digest, vote)
+            self._take(delivery.task, party, advance(simulated.state, event))
 
     def _upload(
         self,

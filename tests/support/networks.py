@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from collabedit.acceptance import Measures, Vote
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
@@ -17,6 +18,15 @@ from collabedit.party.session import run_session
 from collabedit.plan import Layer
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.federations import TestFederation, weighed
+
+UNHARMED = Measures(efficacy=1.0, neighbourhood=1.0, perplexity=20.0)
+HARMFUL: dict[Vote, Measures] = {
+    Vote.ACCEPT: UNHARMED,
+    Vote.OWN_EDITS: replace(UNHARMED, efficacy=0.0),
+    Vote.NEIGHBOURHOOD: replace(UNHARMED, neighbourhood=0.0),
+    Vote.PERPLEXITY: replace(UNHARMED, perplexity=2000.0),
+}
+"""What a party measures afterwards that votes so, in the plans of `federations`."""
 
 
 def server_tls(authority: Authority, name: str) -> ServerTls:
@@ -47,6 +57,10 @@ class MatrixEditor:
         assert not past_claims
         self.decisions = tuple(decisions)
 
+    before: Measures = UNHARMED
+    after: Measures = UNHARMED
+    measured: int = 0
+
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
         pairs = [self.federation.edits[self.party, TaskIndex(layer.index)] for layer in layers]
         return [
@@ -58,6 +72,10 @@ class MatrixEditor:
 
     def rollback(self) -> None:
         self.rolled_back = True
+
+    def measure(self) -> Measures:
+        self.measured += 1
+        return self.after if self.applied else self.before
 
 
 @dataclass

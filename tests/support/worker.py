@@ -8,12 +8,14 @@ included, is the product's.
 
 import argparse
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from collabedit.acceptance import Measures
 from collabedit.cli.console import configure_logs, errors_to_exit_codes, log_observer
 from collabedit.cli.credentials import read_identity, read_tls
 from collabedit.crypto.rng import SystemRandomness
@@ -37,6 +39,8 @@ class StoredEditor:
     """Statistics from a file; keeps digests of what it applies."""
 
     statistics_file: Path
+    perplexity_after: float = 20.0
+    measure_seconds: float = 0.0
     applied: list[str] = field(default_factory=list)
     rolled_back: bool = False
     decisions: tuple[Decision, ...] = ()
@@ -60,6 +64,11 @@ class StoredEditor:
         self.applied.clear()
         self.rolled_back = True
 
+    def measure(self) -> Measures:
+        time.sleep(self.measure_seconds)
+        perplexity = self.perplexity_after if self.applied else 20.0
+        return Measures(efficacy=1.0, neighbourhood=None, perplexity=perplexity)
+
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
@@ -69,6 +78,8 @@ def _parse() -> argparse.Namespace:
     for option in ("name", "connect"):
         parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--patience", type=float, default=60.0)
+    parser.add_argument("--perplexity-after", type=float, default=20.0)
+    parser.add_argument("--measure-seconds", type=float, default=0.0)
     return parser.parse_args()
 
 
@@ -89,7 +100,7 @@ def _join(options: argparse.Namespace) -> None:
             upload_seconds=plan.timing.upload,
             poll_seconds=min(POLL_SECONDS, plan.timing.liveness / 3),
         )
-        editor = StoredEditor(options.statistics)
+        editor = StoredEditor(options.statistics, options.perplexity_after, options.measure_seconds)
         observe = log_observer(role=options.name)
         try:
             report = run_session(
@@ -127,6 +138,7 @@ def _write_report(
                 "survivors": list(task.survivors),
                 "sum_digest": task.sum_digest,
                 "update_digest": task.update_digest,
+                "votes": dict(task.votes),
             }
             for task in report.tasks
         ],

@@ -156,6 +156,20 @@ def _own_edits(plan: Plan, name: str, path: Path) -> tuple[Edit, ...]:
     return edits
 
 
+def _assessment_text(plan: Plan, path: Path | None) -> str | None:
+    if path is None:
+        return None
+    if plan.acceptance is None:
+        raise InputError(f"--assessment-text {path}: the plan asks for no vote")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text") from error
+    if not text.strip():
+        raise InputError(f"{path}: holds no text")
+    return text
+
+
 def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: Path) -> "Targets":
     """Read the targets that `prepare` left, or compute them now and leave them."""
     from collabedit.party.editing.editor import edited_layers, start_weights, target_settings
@@ -264,6 +278,10 @@ def join(
     output: Annotated[
         Path | None, typer.Option(help="Write the edited checkpoint here; must not exist.")
     ] = None,
+    assessment_text: Annotated[
+        Path | None,
+        typer.Option(help="Private text for a vote on the update; default: the project's own."),
+    ] = None,
     patience: Annotated[
         float, typer.Option(min=0, help="Seconds to keep trying an aggregator that is silent.")
     ] = 60.0,
@@ -310,6 +328,7 @@ def join(
     if review and plan.overlap is None:
         raise InputError("--review: the plan counts no overlap, there is nothing to look at")
     check_previous(previous or (), work / UPDATE_FILE)
+    text = _assessment_text(plan, assessment_text)
     _prepare_directory(work)
     own_memory = OwnMemory.open(plan, work, records, file=memory, key_file=journal_key)
     with _open_journal(
@@ -339,7 +358,13 @@ def join(
             targets = _targets(plan, loaded, records, work / TARGETS_FILE)
         chosen, recollection = _select(own_memory, targets)
         editor = ModelEditor(
-            plan, loaded, chosen.edits, chosen.targets, maps, past=recollection.edits
+            plan,
+            loaded,
+            chosen.edits,
+            chosen.targets,
+            maps,
+            past=recollection.edits,
+            text=text,
         )
         channel = GrpcChannel(
             connect,

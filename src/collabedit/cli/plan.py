@@ -6,6 +6,14 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, get_args
 import typer
 from rich.table import Table
 
+from collabedit.cli.acceptance import (
+    AcceptanceOption,
+    DropOption,
+    EfficacyOption,
+    RatioOption,
+    VotesOption,
+    choose_acceptance,
+)
 from collabedit.cli.console import PreviousOption, check_place, parse_layers, say, terminal
 from collabedit.cli.credentials import read_identity
 from collabedit.crypto.graph import plan_neighbourhood
@@ -81,6 +89,11 @@ def new(
     ] = None,
     schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
     statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
+    acceptance: AcceptanceOption = False,
+    votes: VotesOption = None,
+    efficacy: EfficacyOption = None,
+    neighbourhood_drop: DropOption = None,
+    perplexity_ratio: RatioOption = None,
     dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
     skip_residual: Annotated[
         float | None,
@@ -142,6 +155,14 @@ def new(
             memory=_new_memory(memory, memory_weight),
             history=history,
             overlap=wish,
+            acceptance=choose_acceptance(
+                asked=acceptance,
+                votes=votes,
+                efficacy=efficacy,
+                neighbourhood_drop=neighbourhood_drop,
+                perplexity_ratio=perplexity_ratio,
+                parties=len(party),
+            ),
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(plan.to_toml(), encoding="utf-8")
@@ -178,6 +199,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ("threshold", f"{plan.threshold} of {len(plan.federation.parties)}"),
         ("collusion", _collusion(plan)),
         ("overlap", _overlap(plan)),
+        ("vote", _vote(plan)),
         ("upload", f"{_upload_bytes(plan) / 1e6:.1f} MB each, in {len(plan.tasks)} sums"),
     ):
         table.add_row(label, value)
@@ -281,6 +303,17 @@ def _collusion(plan: Plan) -> str:
         return f"up to {bound} parties with the aggregator; full graph"
     return (
         f"up to {bound} parties with the aggregator; each party shares with {graph.degree} others"
+    )
+
+
+def _vote(plan: Plan) -> str:
+    asked = plan.acceptance
+    if asked is None:
+        return "none"
+    return (
+        f"{asked.votes} must accept: {asked.efficacy:g} of own edits hold, at most "
+        f"{asked.neighbourhood_drop:g} of neighbourhood prompts lost, perplexity at most "
+        f"x {asked.perplexity_ratio:g}"
     )
 
 

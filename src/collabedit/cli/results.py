@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from collabedit.acceptance import describe
 from collabedit.cli.console import check_place, say
 from collabedit.errors import InputError
 from collabedit.party.client import GrpcChannel
-from collabedit.party.member import SessionReport
+from collabedit.party.member import SessionReport, TaskReport
 from collabedit.plan import Plan, format_digest
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def write_report(
                 "update_digest": task.update_digest,
                 "compute_seconds": round(task.compute_seconds, 3),
                 "protocol_seconds": round(task.protocol_seconds, 3),
+                **_vote_of(task),
             }
             for task in session.tasks
         ],
@@ -88,3 +90,9 @@ def write_report(
         "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
     }
     path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _vote_of(task: TaskReport) -> dict[str, object]:
+    if task.assessment is None:
+        return {}
+    return {"votes": dict(task.votes), "assessment": describe(task.assessment)}

@@ -4,11 +4,21 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.acceptance import Acceptance, Vote, judge
+from collabedit.cli.acceptance import (
+    AcceptanceOption,
+    DropOption,
+    EfficacyOption,
+    RatioOption,
+    VotesOption,
+    choose_acceptance,
+)
 from collabedit.cli.console import (
     check_place,
     configure_logs,
@@ -29,11 +39,14 @@ from collabedit.crypto.signing import SigningKey
 from collabedit.errors import InputError
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Coordinator, Party, format_digest, plan_errors
+from collabedit.proto.votes import name_votes
 from collabedit.sketch import LowRankUpdate, Matrix
 from collabedit.threat_model import MINIMUM_PARTIES
 
 if TYPE_CHECKING:
+    from collabedit.party.editing.editor import ModelEditor
     from collabedit.party.editing.proposal import OverlapWish
+    from collabedit.simulation import CastVote
 
 
 def _crashes(texts: list[str], parties: int) -> tuple[dict[PartyId, str], TaskIndex]:
@@ -75,6 +88,22 @@ def _show(report: Mapping[str, object], out: Path | None) -> None:
     typer.echo(text)
 
 
+def _voting(acceptance: Acceptance, editors: "Mapping[PartyId, ModelEditor]") -> "CastVote":
+    """Measure the model for every party before the session; return how each votes afterwards."""
+    unedited = {party: editor.measure() for party, editor in editors.items()}
+
+    def vote(party: PartyId, updates: Mapping[LayerIndex, LowRankUpdate]) -> Vote:
+        # One model in memory stands for all, so the trial must not stay, unlike at a real party.
+        own = editors[party]
+        trial = replace(own, updates={})
+        trial.apply(updates)
+        after = own.measure()
+        trial.rollback()
+        return judge(acceptance, unedited[party], after)
+
+    return vote
+
+
 def run(
     model: Annotated[Path, typer.Option(help="Model directory.")],
     edits: Annotated[list[Path], typer.Option(help="Edits file; once for each party.")],
@@ -91,6 +120,11 @@ def run(
     shift: Annotated[float | None, typer.Option(help="Of ridge.")] = None,
     schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
     statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
+    acceptance: AcceptanceOption = False,
+    votes: VotesOption = None,
+    efficacy: EfficacyOption = None,
+    neighbourhood_drop: DropOption = None,
+    perplexity_ratio: RatioOption = None,
     crash: Annotated[
         list[str] | None, typer.Option(help="PARTY:ROUND[:TASK] falls silent; repeatable.")
     ] = None,
@@ -120,7 +154,7 @@ def run(
     from collabedit.party.editing.targets import compute_targets
     from collabedit.party.edits import load_edits
     from collabedit.party.items import edit_items
-    from collabedit.simulation import Faults, Simulation
+    from collabedit.simulation import Faults, Simulation, accept_all
 
     configure_logs(as_json=False, debug=False)
     _check_flags(parties=len(edits), schedule=schedule, statistics=statistics, out=out)
@@ -156,6 +190,14 @@ def run(
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
             overlap=wish,
+            acceptance=choose_acceptance(
+                asked=acceptance,
+                votes=votes,
+                efficacy=efficacy,
+                neighbourhood_drop=neighbourhood_drop,
+                perplexity_ratio=perplexity_ratio,
+                parties=len(edits),
+            ),
         )
     if crash_task >= len(plan.tasks):
         raise InputError(f"--crash {(crash or [])[0]}: the session has {len(plan.tasks)} sums")
@@ -184,6 +226,7 @@ def run(
             applied.add(task)
             editors[party].apply(updates)
 
+    vote = accept_all if plan.acceptance is None else _voting(plan.acceptance, editors)
     everything = [edit for own in records for edit in own]
     before = evaluate(loaded, everything).metrics.to_dict()
     with tempfile.TemporaryDirectory(prefix="collabedit-") as spool:
@@ -206,6 +249,7 @@ def run(
         outcome = simulation.run(
             contribute,
             apply,
+            vote,
             items={
                 party: edit_items(own)
                 for party, own in zip(plan.party_ids, records, strict=True)
@@ -217,6 +261,7 @@ def run(
         "plan": format_digest(plan.digest),
         "tasks": [record.to_dict(plan) for record in outcome.records],
         "aborted": outcome.aborted.reason.name if outcome.aborted else None,
+        "votes": name_votes(plan, outcome.votes),
         "refused_messages": len(outcome.refusals),
         "messages": len(outcome.transcript),
         "before": before,

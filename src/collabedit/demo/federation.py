@@ -96,11 +96,6 @@ def own_facts(count: int) -> list[dict[str, Any]]:
     return records[:count]
 
 
-def heldout_text() -> str:
-    """Return the project's own prose for the perplexity."""
-    return files("collabedit.data").joinpath("heldout.txt").read_text(encoding="utf-8")
-
-
 def _member(directory: Path, name: str, authority: Authority, *, hosts: Sequence[str]) -> Member:
     member = Member(name, directory / name)
     member.directory.mkdir(parents=True)

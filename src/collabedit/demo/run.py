@@ -17,7 +17,7 @@ from rich.table import Table
 from collabedit import __version__
 from collabedit.demo import methods as ways
 from collabedit.demo.assets import fetch_demo_model
-from collabedit.demo.federation import DemoFederation, build_federation, heldout_text
+from collabedit.demo.federation import DemoFederation, build_federation
 from collabedit.demo.processes import party_threads, run_processes
 from collabedit.demo.report import (
     MEASURES,
@@ -32,6 +32,7 @@ from collabedit.demo.report import (
     write_markdown,
 )
 from collabedit.errors import AcceptanceError, InputError
+from collabedit.party.editing.assessment import general_text
 from collabedit.party.editing.covariance import Covariance, load_covariance
 from collabedit.party.editing.editor import target_settings
 from collabedit.party.editing.evaluate import evaluate
@@ -226,7 +227,7 @@ def _compare(
         merged[0],
         centralised,
     ]
-    text = heldout_text()
+    text = general_text()
     rows = []
     with stage("evaluating all methods") as advance:
         for done, updates in enumerate(candidates, 1):

@@ -1,14 +1,17 @@
 """The party's journal: what a crash leaves, what damage looks like, and that it shows nothing."""
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from collabedit.acceptance import Assessment, Measures, Vote
 from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import JournalError, KeyFileError, StorageError
@@ -49,6 +52,13 @@ DONE = TaskCompleted(
     TaskIndex(0), 7, FETCHED.digest, b"t" * 32, 1.5, 2.5, (PartyId(1), PartyId(2), PartyId(5))
 )
 
+ASSESSED = Assessment(Vote.NEIGHBOURHOOD, Measures(0.0, 1.0, 20.0), Measures(0.5, None, math.inf))
+UNUSABLE = Assessment(Vote.UNUSABLE, Measures(None, None, 20.0), None)
+VOTED = [replace(FETCHED, assessment=assessment) for assessment in (ASSESSED, UNUSABLE)]
+KEPT = replace(
+    DONE, votes=((PartyId(1), Vote.ACCEPT), (PartyId(2), Vote.UNUSABLE)), assessment=ASSESSED
+)
+
 
 def journal(work: Path, **options: object) -> PartyJournal:
     return PartyJournal(work, randomness=SystemRandomness(), **options)  # type: ignore[arg-type]
@@ -70,7 +80,9 @@ def written(work: Path) -> OpenSession:
         return book.unfinished
 
 
-@pytest.mark.parametrize("entry", [START, TASK, PACKET, UPLOADED, FETCHED, DONE], ids=type)
+@pytest.mark.parametrize(
+    "entry", [START, TASK, PACKET, UPLOADED, FETCHED, DONE, *VOTED, KEPT], ids=type
+)
 def test_a_record_reads_back(entry: object) -> None:
     assert decode_entry(encode_entry(entry)) == entry  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="record"):
