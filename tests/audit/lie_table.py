@@ -34,6 +34,7 @@ NOT_LIES = {
     AbortReason.PARTY_LEFT: "a party's word on itself",
     AbortReason.TIMEOUT: "silence is no lie; `make dropout-matrix` is about silence",
     AbortReason.INTERNAL: "a fault of one's own",
+    AbortReason.UPDATE_REJECTED: "an outcome that every party counts itself",
 }
 """Reasons that need no row, and why."""
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from collabedit.acceptance import Vote
 from collabedit.aggregator import states as a
 from collabedit.aggregator import task as aggregator_task
 from collabedit.aggregator.coordinator import Coordinator
@@ -56,6 +57,13 @@ def plain_sum(
     return total
 
 
+def changed_digest(statement: m.VerifyUpdate, which: str) -> m.VerifyUpdate:
+    """The same statement on another update (`update_digest`) or sum (`sum_digest`)."""
+    if which == "update_digest":
+        return dataclasses.replace(statement, update_digest=b"\xff" * 32)
+    return dataclasses.replace(statement, sum_digest=b"\xff" * 32)
+
+
 def fingerprint(thing: object) -> object:
     """Everything that a state holds, by value where values are plain and else by identity."""
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
@@ -83,6 +91,7 @@ class Walk:
         aggregator: its state before anybody answered with that message.
         opening: its state once all shares are in.
         completed: its last state.
+        votes: by party; who has none votes where one is asked to accept.
         ends: each party's last state.
     """
 
@@ -94,6 +103,7 @@ class Walk:
     aggregator: dict[type, a.State] = field(default_factory=dict)
     opening: a.State | None = None
     completed: a.State | None = None
+    votes: Mapping[PartyId, Vote] = field(default_factory=dict)
     ends: dict[PartyId, s.State] = field(default_factory=dict)
 
     def sign(
@@ -197,20 +207,32 @@ class _Walker:
         merged = a.Merged(DIGEST, len(BUNDLE), bytes(32))
         self.record(aggregator_task.advance(self.aggregator, merged))
         self.show(m.Release, self.contributors)
+        asked = self.result.federation.plan.is_voted(FIRST)
         for party in sorted(self.contributors):
-            self.happen(party, s.UpdateFetched(DIGEST))
+            vote = self.result.votes.get(party, Vote.ACCEPT) if asked else Vote.NONE
+            self.happen(party, s.UpdateFetched(DIGEST, vote))
         self.answer(m.VerifyUpdate, self.contributors)
         self.show(m.UpdateVerified, self.contributors)
         self.result.completed = self.aggregator
 
 
-def walk(*, contributors: frozenset[PartyId], seed: int = 0, count: int = 5) -> Walk:
-    """Walk all `count` parties to r3, then only `contributors`."""
-    federation = build_federation(count)
+def walk(
+    *,
+    contributors: frozenset[PartyId],
+    seed: int = 0,
+    count: int = 5,
+    least: int | None = None,
+    votes: Mapping[PartyId, Vote] | None = None,
+) -> Walk:
+    """Walk all `count` parties to r3, then only `contributors`.
+
+    With `least` the plan asks for as many accepting `votes`.
+    """
+    federation = build_federation(count, votes=least)
     plan = federation.plan
     session_id = hashlib.sha256(f"session {seed}".encode()).digest()
     context = m.Context(plan.digest, session_id, FIRST, first_chain(plan.digest, session_id))
-    result = Walk(federation, context)
+    result = Walk(federation, context, votes=votes or {})
     _Walker(result, contributors, seed).run()
     return result
 
@@ -251,6 +273,7 @@ class Session:
     randomness: Mapping[PartyId, Randomness] | None = None
     observer: Observer = lambda _event, _fields: None
     silent: frozenset[PartyId] = frozenset()
+    vote: Callable[[PartyId], Vote] = lambda _party: Vote.ACCEPT
     states: dict[PartyId, s.State] = field(default_factory=dict)
     refusals: list[tuple[PartyId, CollabEditError]] = field(default_factory=list)
     sums: dict[TaskIndex, RingArray] = field(default_factory=dict)
@@ -349,7 +372,9 @@ class Session:
             self._upload(party, state)
         elif isinstance(state, s.FetchingUpdate):
             bundle = self.coordinator.bundle(state.setup.context.task)
-            fetched = s.UpdateFetched(hashlib.sha256(bundle).digest())
+            asked = self.federation.plan.is_voted(state.setup.context.task)
+            vote = self.vote(party) if asked else Vote.NONE
+            fetched = s.UpdateFetched(hashlib.sha256(bundle).digest(), vote)
             self._take(party, party_task.advance(state, fetched))
 
     def _upload(self, party: PartyId, state: s.Contributing) -> None:

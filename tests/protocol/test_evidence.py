@@ -29,7 +29,7 @@ from collabedit.proto.codec import decode_body
 from collabedit.proto.envelope import sign_message
 from collabedit.proto.evidence import Evidence, EvidenceKind, Verdict, verify
 from collabedit.proto.evidence_file import format_evidence, parse_evidence
-from tests.protocol.stage import Walk, _Walker, kind_of, parties, walk
+from tests.protocol.stage import Walk, _Walker, changed_digest, kind_of, parties, walk
 
 T = TypeVar("T", bound=m.Message)
 
@@ -161,7 +161,7 @@ def test_a_survivor_fork_is_proven(full: Walk, dropped: Walk) -> None:
 @pytest.mark.parametrize("changed", ["update_digest", "sum_digest"])
 def test_an_update_fork_is_proven(changed: str, full: Walk) -> None:
     witness, found = watched(full, m.UpdateVerified)
-    said = replace(full.message(2, m.VerifyUpdate), **{changed: b"\xff" * 32})
+    said = changed_digest(full.message(2, m.VerifyUpdate), changed)
     mixed = (full.sign(said, sender=2), *entries(full, m.VerifyUpdate, 1, 3, 4, 5))
     packet = full.packet(relayed(m.UpdateVerified, *mixed))
     step = witness.receive(full.state(1, m.UpdateVerified), packet)

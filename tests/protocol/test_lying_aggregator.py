@@ -20,7 +20,7 @@ from collabedit.party import states as s
 from collabedit.party.task import advance, receive
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import next_chain, open_envelope, sign_message
-from tests.protocol.stage import DIGEST, Walk, fingerprint, kind_of
+from tests.protocol.stage import DIGEST, Walk, changed_digest, fingerprint, kind_of
 from tests.support.lies import Refusal
 
 ONE = PartyId(1)
@@ -934,7 +934,7 @@ def test_statements_on_another_update_or_sum_are_a_fork(
 ) -> None:
     honest = full.message(2, m.VerifyUpdate)
     assert isinstance(honest, m.VerifyUpdate)
-    other = full.sign(replace(honest, **{changed: b"\xff" * 32}), sender=2)
+    other = full.sign(changed_digest(honest, changed), sender=2)
     listed = ordered(other, *envelopes(full, m.VerifyUpdate, 1, 3, 4, 5))
     refusal(verified_refused(full, *listed, reason=AbortReason.UPDATE_FORK))
 

@@ -110,6 +110,11 @@ class Stage:
         path = self.work / "ledger.jsonl"
         return Ledger(path, edits=[EDIT], weights=weights, accept_repeated=accept_repeated)
 
+    def editor(self, points: CrashPoints) -> MatrixEditor:
+        """The victim's, as it is before the session."""
+        del points
+        return MatrixEditor(self.federation, VICTIM)
+
     def live(
         self,
         points: CrashPoints,
@@ -141,7 +146,7 @@ class Stage:
             if (event, fields.get("task")) == last_event:
                 points.deadly = points.passed
 
-        life = Life(channel, MatrixEditor(self.federation, VICTIM))
+        life = Life(channel, self.editor(points))
         self.lives.append(life)
         try:
             with (

@@ -19,7 +19,7 @@ import pytest
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 Json: TypeAlias = Any
-NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting")
+NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes")
 
 ISOLATED = """
 import runpy, sys
@@ -75,6 +75,7 @@ def verify(beside_the_vectors: None) -> Callable[..., list[str]]:
         ("generate_evidence.py", ["evidence"]),
         ("generate_graph.py", ["graph"]),
         ("generate_counting.py", ["counting"]),
+        ("generate_votes.py", ["votes"]),
     ],
 )
 def test_the_code_still_produces_the_committed_vectors(
@@ -107,7 +108,7 @@ def isolated(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_an_independent_implementation_agrees_without_the_package() -> None:
     verified = isolated()
     assert verified.returncode == 0, verified.stderr
-    assert verified.stdout == "proto, session, refusals, evidence, graph, counting agree\n"
+    assert verified.stdout == "proto, session, refusals, evidence, graph, counting, votes agree\n"
 
 
 def test_one_line_for_a_disagreement_and_exit_code_1(tmp_path: Path) -> None:
@@ -308,6 +309,52 @@ def test_every_altered_proof_is_noticed(verify: Callable[..., list[str]]) -> Non
     lines = verify(evidence=content)
     assert len(expected) > 10
     assert {line.split("[")[1].split("]")[0] for line in lines} == expected
+
+
+def test_every_altered_value_of_the_votes_is_named(verify: Callable[..., list[str]]) -> None:
+    content, altered = read("votes"), {}
+    for path, kind, container, key in list(leaves(content)):
+        voted = kind.startswith(("rejected.votes", "rejected.outcomes"))
+        if kind not in altered and (voted or kind == "rejected.packets[0].message.vote"):
+            altered[kind] = path
+            value = container[key]
+            alter(container, key)
+            assert verify(votes=content), path
+            container[key] = value
+    assert len(altered) == 3
+    assert content == read("votes")
+
+
+def test_every_altered_outcome_of_a_vote_is_named(verify: Callable[..., list[str]]) -> None:
+    content = read("votes")
+    cases = content["refusals"]["cases"]
+    for case in cases:
+        case["outcome"]["outcome"] = "accepted"
+    for case in content["evidence"]["cases"]:
+        case["verdict"] = "proven" if case["verdict"] != "proven" else "not proven"
+    lines = verify(votes=content)
+    assert len(lines) == len(cases) + len(content["evidence"]["cases"])
+
+
+def test_the_voted_sessions_have_what_a_second_implementation_could_get_wrong() -> None:
+    content = read("votes")
+    accepted, rejected = content["accepted"], content["rejected"]
+    assert list(accepted["votes"].values()).count(1) == 3
+    assert set(accepted["outcomes"].values()) == {"completed"}
+    assert list(rejected["votes"].values()).count(1) == 2
+    assert set(rejected["outcomes"].values()) == {"UPDATE_REJECTED"}
+    assert set(rejected["outcomes"]) == {"0", "1", "2", "3", "4"}
+    # Nobody votes on the first task, and nothing is said after the list of votes.
+    statements = [p["message"] for p in accepted["packets"] if p["kind"] == 70]
+    assert [statement.get("vote") for statement in statements] == [None] * 4 + [1, 4, 1, 1]
+    assert [packet["kind"] for packet in rejected["packets"]] == [70, 70, 70, 71]
+    assert {case["outcome"].get("reason") for case in content["refusals"]["cases"]} >= {
+        "MALFORMED_MESSAGE",
+        "UPDATE_FORK",
+        "MISSING_SELF",
+        "ALTERED_OWN_MESSAGE",
+        "UPDATE_REJECTED",
+    }
 
 
 @pytest.mark.parametrize("turn", range(6))
