@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from collabedit.acceptance import Vote
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import AbortReason, MalformedMessageError
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
@@ -83,13 +84,15 @@ MESSAGES: tuple[tuple[m.Message, PartyId], ...] = (
     (m.UpdateVerified(lists(m.VerifyUpdate(pseudo("update"), pseudo("sum")))), AGGREGATOR),
     (m.Abort(AbortReason.ROSTER_FORK, AGGREGATOR), PartyId(1)),
     (m.Abort(AbortReason.TIMEOUT, None), AGGREGATOR),
+    (m.VerifyUpdate(pseudo("update"), pseudo("sum"), Vote.PERPLEXITY), PartyId(1)),
 )
 
 
 def shown(thing: object) -> Any:  # noqa: ANN401  whatever JSON can hold
     """Write a message field by field."""
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        fields = {f.name: shown(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
+        values = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing)}
+        fields = {name: shown(value) for name, value in values.items() if value is not Vote.NONE}
         return {"type": type(thing).__name__, **fields}
     if isinstance(thing, Mapping):
         return {str(key): shown(value) for key, value in thing.items()}
@@ -129,6 +132,7 @@ def refused() -> dict[str, tuple[str, bytes]]:
     contribute = codec.encode_body(CONTRIBUTE)
     request = codec.encode_collect_request(pseudo("session"), cursor=7, wait_seconds=1.5)
     abort = codec.encode_body(m.Abort(AbortReason.TIMEOUT, PartyId(2)))
+    verified = codec.encode_body(m.VerifyUpdate(pseudo("update"), pseudo("sum")))
     return {
         "unknown field": ("Confirm", body + b"\x78\x01"),
         "trailing byte": ("Confirm", body + b"\x00"),
@@ -187,6 +191,8 @@ def refused() -> dict[str, tuple[str, bytes]]:
             "CollectReply",
             codec.encode_collect_reply(packets()[:1]) + b"\x78\x01",
         ),
+        "unknown vote": ("VerifyUpdate", verified + b"\x18\x06"),
+        "no vote written out": ("VerifyUpdate", verified + b"\x18\x00"),
     }
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -865,13 +865,13 @@ def is_signed(run: Run, data: bytes) -> bool | None:
     return True
 
 
-def collect(cases: list[dict[str, Any]]) -> session.Probe:
+def collect(cases: list[dict[str, Any]], lies: Sequence[Lie]) -> session.Probe:
     """Probe a run with every lie, and keep what came of it."""
 
     def probe(run: Run, number: int, receiver: PartyId, packet: m.Packet) -> None:
         envelope = packet.envelope
         place = (session.TYPES[envelope.kind], receiver, envelope.sender, envelope.context.task)
-        for lie in LIES:
+        for lie in lies:
             if (lie.message, lie.receiver, lie.sender, lie.task) != place:
                 continue
             made = lie.make(Scene(run, packet))
@@ -894,14 +894,18 @@ def collect(cases: list[dict[str, Any]]) -> session.Probe:
     return probe
 
 
+def check_tried(cases: list[dict[str, Any]], lies: Sequence[Lie]) -> None:
+    missing = {lie.name for lie in lies} - {case["name"] for case in cases}
+    if missing:
+        raise SystemExit(f"never tried: {sorted(missing)}")
+
+
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else session.FOLDER
     cases: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as directory:
-        session.run_session(Path(directory), collect(cases))
-    missing = {lie.name for lie in LIES} - {case["name"] for case in cases}
-    if missing:
-        raise SystemExit(f"never tried: {sorted(missing)}")
+        session.run_session(Path(directory), collect(cases, LIES))
+    check_tried(cases, LIES)
     content = {"generator": "tests/vectors/generate_refusals.py", "session": "session.json"}
     session.write(folder / "refusals.json", {**content, "cases": cases})
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +23,7 @@ from unittest import mock
 
 import numpy as np
 
+from collabedit.acceptance import Vote
 from collabedit.aggregator import coordinator as coordinator_module
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.opening import OpenedTask, Outcome, open_and_merge
@@ -192,7 +193,9 @@ def show_message(message: m.Message) -> dict[str, Any]:
     """Show a message field by field; relayed envelopes by what transcripts take of them."""
     shown: dict[str, Any] = {"type": type(message).__name__}
     for name in message.__slots__:
-        shown[name] = _show_field(getattr(message, name))
+        value = getattr(message, name)
+        if value is not Vote.NONE:
+            shown[name] = _show_field(value)
     return shown
 
 
@@ -241,6 +244,8 @@ class Run:
     recorded: dict[int, bytes]
     probe: Probe = lambda _run, _number, _receiver, _packet: None
     plan_text: str = PLAN
+    dropped: PartyId | None = DROPPED
+    votes: Mapping[PartyId, Vote] = field(default_factory=dict)
     packets: list[dict[str, Any]] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
     states: dict[PartyId, s.State] = field(default_factory=dict)
@@ -298,9 +303,8 @@ class Run:
             setup = s.TaskSetup(self.plan, self.context, party, KEYS[party], self.randomness[party])
             self.take(party, party_task.start_task(setup))
         opened = self.drive(task, present)
-        record = self.coordinator.records[task]
         self.tasks.append(self.describe(task, present, opened))
-        self.chain = next_chain(self.chain, record.update_digest)
+        self.chain = next_chain(self.chain, opened.event.update_digest)
 
     def bring(self, party: PartyId, task: TaskIndex) -> None:
         """Fix what a party contributes, before its first message."""
@@ -314,7 +318,7 @@ class Run:
         while True:
             shown = self.collect(task)
             if not shown:
-                if len(self.coordinator.records) > task:
+                if len(self.coordinator.records) > task or self.coordinator.finished:
                     assert opened is not None
                     return opened
                 if isinstance(self.coordinator.state, Opening):
@@ -373,14 +377,16 @@ class Run:
             self.upload(party, step.state)
         elif isinstance(step.state, s.FetchingUpdate):
             bundle = self.coordinator.bundle(step.state.setup.context.task)
-            fetched = s.UpdateFetched(hashlib.sha256(bundle).digest())
+            asked = self.plan.is_voted(step.state.setup.context.task)
+            vote = self.votes[party] if asked else Vote.NONE
+            fetched = s.UpdateFetched(hashlib.sha256(bundle).digest(), vote)
             self.take(party, party_task.advance(step.state, fetched))
 
     def upload(self, party: PartyId, state: s.Contributing) -> None:
         task = state.setup.context.task
         upload = masked_upload(self.plan, task, self.encoded[party], state.masks)
         self.frames[party] = list(upload.frames())
-        silent = task == 0 and party == DROPPED
+        silent = task == 0 and party == self.dropped
         for frame in self.frames[party][: SILENT_AFTER if silent else None]:
             self.coordinator.put_frame(party, task, frame)
         if not silent:
@@ -397,7 +403,7 @@ class Run:
         present: list[PartyId],
         opened: OpenedTask,
     ) -> dict[str, Any]:
-        survivors = sorted(self.coordinator.records[task].survivors)
+        survivors = sorted(p for p in present if (p, task, s.AwaitingVerification) in self.seen)
         total = opened.total
         confirming = self.state(survivors[0], s.AwaitingConfirmations)
         surviving = self.state(survivors[0], s.AwaitingSurvivorConfirmations)
@@ -636,7 +642,7 @@ def content(run: Run, *, generator: str = "generate_session.py") -> dict[str, An
         "identities": {
             str(end): {"seed": seed.hex(), "public": public(end)} for end, seed in SEEDS.items()
         },
-        "dropped": {"task": 0, "party": int(DROPPED)},
+        "dropped": None if run.dropped is None else {"task": 0, "party": int(run.dropped)},
         "tolerance": TOLERANCE.hex(),
         "session_id": run.session_id.hex(),
         "tasks": run.tasks,

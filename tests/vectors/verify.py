@@ -14,11 +14,11 @@ from pathlib import Path
 from independent.counting import verify_counting
 from independent.graph import verify_graph
 from independent.proto import verify_proto
-from independent.refusals import verify_evidence, verify_refusals
+from independent.refusals import verify_evidence, verify_refusals, verify_votes
 from independent.session import verify_session
 from independent.wire import Json
 
-NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting")
+NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes")
 
 
 def verify(files: dict[str, Json]) -> list[str]:
@@ -31,6 +31,7 @@ def verify(files: dict[str, Json]) -> list[str]:
         "evidence": lambda: verify_evidence(session, files["evidence"]),
         "graph": lambda: verify_graph(files["graph"]),
         "counting": lambda: verify_counting(files["counting"]),
+        "votes": lambda: verify_votes(files["votes"]),
     }
     lines = []
     for name, check in checks.items():

@@ -12,6 +12,8 @@ from independent.statements import (
     Aborts,
     Refused,
     breaks_receivers,
+    breaks_vote,
+    is_another_update,
     neighbours_of,
     owner_bytes,
     owners_held_by,
@@ -148,7 +150,9 @@ class Aggregator:
         return None
 
     def refuse_verifyupdate(self, _: int, message: Json, __: tuple[bytes, ...]) -> str | None:
-        return None if message == {"type": "VerifyUpdate", **self.released} else "UPDATE_FORK"
+        if is_another_update(message, self.released):
+            return "UPDATE_FORK"
+        return "MALFORMED_MESSAGE" if breaks_vote(self.plan, self.context, message) else None
 
     def end(self) -> list[tuple[int, bytes]]:
         """End the round: what the aggregator sends, and farewells to those who were silent."""
@@ -206,6 +210,10 @@ class Aggregator:
         return self.to_all(answered, "SurvivorsConfirmed", "confirmations", "ConfirmSurvivors")
 
     def end_verifyupdate(self, answered: list[int]) -> list[tuple[int, bytes]]:
+        self.outcome = "completed"
+        if self.plan.is_voted(self.context["task"]):
+            votes = [message["vote"] for message in self.messages("VerifyUpdate").values()]
+            self.outcome = "completed" if self.plan.keeps(votes) else "UPDATE_REJECTED"
         return self.to_all(answered, "UpdateVerified", "confirmations", "VerifyUpdate")
 
     def open_sum(self) -> bytes:

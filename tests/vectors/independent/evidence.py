@@ -10,6 +10,7 @@ from independent.statements import (
     entries,
     fault,
     holds_shares,
+    is_another_update,
     is_invalid_relay,
     receivers_of,
     roster_transcript,
@@ -129,7 +130,7 @@ def is_fork(kind: str, context: Json, opened: list[Json]) -> bool:
     if kind == "update-fork":
         release, verified = opened
         own = {name: release[name] for name in ("update_digest", "sum_digest")}
-        return any(seen != {"type": "VerifyUpdate", **own} for seen in bodies(verified))
+        return any(is_another_update(seen, own) for seen in bodies(verified))
     roster, shares = entries(opened[0]), entries(opened[1])
     if len(opened) == 2:
         listed = {entry.sender for entry in roster}

@@ -13,6 +13,8 @@ from independent.statements import (
     Aborts,
     Refused,
     breaks_receivers,
+    breaks_vote,
+    is_another_update,
     is_invalid_relay,
     neighbours_of,
     owner_bytes,
@@ -120,6 +122,8 @@ class Party:
         except Malformed:
             raise self.malformed(envelope) from None
         if envelope.kind == KINDS["Abort"]:
+            if REASONS[message["reason"]] == "UPDATE_REJECTED":
+                raise Aborts("MALFORMED_MESSAGE", 0)
             raise Aborts(REASONS[message["reason"]], message["culprit"])
         self.attachments = packet.attachments
         step: Callable[[Json], list[bytes]] = getattr(self, f"on_{message['type'].lower()}")
@@ -333,18 +337,25 @@ class Party:
         self.awaits = None
         return []
 
-    def verify(self, bundle: bytes) -> bytes:
+    def verify(self, bundle: bytes, vote: int = 0) -> bytes:
         """SPEC 4.7(b) and (c)."""
         if p.sha256(bundle).hex() != self.release["update_digest"]:
             raise Aborts("DIGEST_MISMATCH", 0)
         self.awaits = KINDS["UpdateVerified"]
         seen = {name: self.release[name] for name in ("update_digest", "sum_digest")}
-        return self.packet({"type": "VerifyUpdate", **seen})
+        return self.packet({"type": "VerifyUpdate", **seen, "vote": vote})
 
     def on_updateverified(self, message: Json) -> list[bytes]:
         opened = relayed(self.plan, self.context, message, self.survivors)
         own = {name: self.release[name] for name in ("update_digest", "sum_digest")}
-        if any(seen != {"type": "VerifyUpdate", **own} for _, seen in opened.values()):
+        statements = [statement for _, statement in opened.values()]
+        if any(is_another_update(statement, own) for statement in statements):
             raise Aborts("UPDATE_FORK", 0)
+        if any(breaks_vote(self.plan, self.context, statement) for statement in statements):
+            raise Aborts("MALFORMED_MESSAGE", 0)
         self.awaits = None
+        if self.plan.is_voted(self.context["task"]):
+            self.require_own(opened, self.own)
+            if not self.plan.keeps([statement["vote"] for statement in statements]):
+                raise Aborts("UPDATE_REJECTED", None)
         return []

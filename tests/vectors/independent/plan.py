@@ -31,6 +31,9 @@ REAL_FIELDS = frozenset(
         "round",
         "upload",
         "liveness",
+        "efficacy",
+        "neighbourhood_drop",
+        "perplexity_ratio",
     ]
 )
 DEFAULT_TIMING = {
@@ -139,6 +142,14 @@ class Plan:
         """SPEC 6.7(d)."""
         log = self.max_edits(self.parties).bit_length() - 1
         return -(-64 // (8 * self.width - log))
+
+    def is_voted(self, task: int) -> bool:
+        """SPEC 4.7(c)."""
+        return "acceptance" in self.values and task == len(self.tasks) - 1
+
+    def keeps(self, votes: list[int]) -> bool:
+        """SPEC 4.7(i): whether these votes keep the update."""
+        return votes.count(1) >= int(self.values["acceptance"]["votes"])
 
     @property
     def width(self) -> int:

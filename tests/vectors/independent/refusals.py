@@ -6,7 +6,7 @@ from independent.aggregator import Aggregator
 from independent.evidence import judge
 from independent.party import Party
 from independent.plan import Plan
-from independent.session import Replay
+from independent.session import Replay, verify_session
 from independent.statements import Aborts, Refused
 from independent.wire import Json, Malformed, decode_packet, is_signed, un
 
@@ -61,6 +61,20 @@ def verify_refusals(session: Json, given: Json) -> list[str]:
     Replay(session, probe).run()
     if tried != len(given["cases"]) or not tried:
         lines.append(f"{len(given['cases']) - tried} cases belong to no packet of the session")
+    return lines
+
+
+def verify_votes(given: Json) -> list[str]:
+    """A session with votes, the same with other votes, altered packets, and evidence."""
+    accepted, rejected = given["accepted"], given["rejected"]
+    kept = len(accepted["packets"]) - len(rejected["packets"])
+    packets = accepted["packets"][:kept] + rejected["packets"]
+    lines = [f"accepted.{line}" for line in verify_session(accepted)]
+    lines += [
+        f"rejected.{line}" for line in verify_session({**accepted, **rejected, "packets": packets})
+    ]
+    lines += [f"refusals.{line}" for line in verify_refusals(accepted, given["refusals"])]
+    lines += [f"evidence.{line}" for line in verify_evidence(accepted, given["evidence"])]
     return lines
 
 

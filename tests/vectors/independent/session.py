@@ -82,6 +82,8 @@ class Replay:
         self.seeds = {int(end): un(each["seed"]) for end, each in given["identities"].items()}
         self.packets: list[Json] = []
         self.tasks: list[Json] = []
+        self.outcomes: dict[str, str] = {}
+        """How the session ended, by end; the aggregator's under 0."""
         self.lines: list[str] = []
         """What does not agree beyond the comparison of the two trees."""
 
@@ -92,7 +94,10 @@ class Replay:
         present = self.plan.parties
         for task in range(len(self.given["tasks"])):
             present, chain = self.task(task, present, chain)
-        return {
+        votes: Json = {}
+        if "votes" in self.given:
+            votes = {"votes": self.given["votes"], "outcomes": self.outcomes}
+        return votes | {
             "generator": self.given["generator"],
             "plan": {
                 "toml": self.given["plan"]["toml"],
@@ -154,8 +159,11 @@ class Replay:
         bundle = self.bundle_of(task, total)
         self.show(self.aggregator.release(bundle, total))
         for party in self.aggregator.waits_for:
-            self.deliver(party, self.parties[party].verify(bundle))
+            vote = self.given["votes"][str(party)] if self.plan.is_voted(task) else 0
+            self.deliver(party, self.parties[party].verify(bundle, vote))
+        self.outcomes = dict.fromkeys(map(str, self.parties), "completed")
         self.show(self.aggregator.end())
+        self.outcomes["0"] = self.aggregator.outcome
         survivors = sorted(self.aggregator.answers["Contribute"])
         one = self.parties[survivors[0]]
         after = next_chain(chain, p.sha256(bundle))
@@ -230,8 +238,9 @@ class Replay:
         try:
             answers = self.parties[party].receive(data)
         except Aborts as ended:
-            if (ended.reason, ended.culprit) != ("TIMEOUT", party):
+            if (ended.reason, ended.culprit) not in {("TIMEOUT", party), ("UPDATE_REJECTED", None)}:
                 raise
+            self.outcomes[str(party)] = ended.reason
             return
         for answer in answers:
             self.deliver(party, answer)
@@ -239,7 +248,7 @@ class Replay:
     def upload(self, party: int, task: int) -> None:
         dropped = self.given["dropped"]
         machine = self.parties[party]
-        if (dropped["task"], dropped["party"]) == (task, party):
+        if dropped is not None and (dropped["task"], dropped["party"]) == (task, party):
             for frame in machine.frames[:-1]:
                 self.aggregator.put_frame(party, frame)
             return

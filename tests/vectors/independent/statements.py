@@ -78,6 +78,17 @@ def breaks_receivers(keys: Json, sender: int, roster: Collection[int], degree: i
     return sender in receivers or not receivers <= set(roster) or len(receivers) != degree
 
 
+def is_another_update(statement: Json, own: Json) -> bool:
+    """Whether a VerifyUpdate is about another update or sum than `own`, whatever it votes."""
+    return any(statement[name] != own[name] for name in ("update_digest", "sum_digest"))
+
+
+def breaks_vote(plan: Plan, context: Json, statement: Json) -> bool:
+    """SPEC 4.7(c): a vote exactly where one is asked."""
+    asked = plan.is_voted(context["task"])
+    return asked if statement.get("vote", 0) == 0 else not asked
+
+
 def holds_shares(envelope: Envelope) -> bool:
     """SPEC 11.1(b): an Unmask as an entry of a list that decodes."""
     if envelope.kind not in LISTS:
@@ -98,7 +109,9 @@ def fault(plan: Plan, envelope: Envelope) -> bool:
                 return True
             if entry.kind != LISTS[envelope.kind] or not is_signed(entry, plan.identities):
                 return True
-            decode_body(entry.kind, entry.body)
+            said = decode_body(entry.kind, entry.body)
+            if said["type"] == "VerifyUpdate" and breaks_vote(plan, envelope.context, said):
+                return True
     except Malformed:
         return True
     return False

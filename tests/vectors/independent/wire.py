@@ -40,8 +40,15 @@ REASONS = [
     "MALFORMED_MESSAGE",
     "INTERNAL",
     "BOUNDS_EXCEEDED",
+    "UPDATE_REJECTED",
+    "COUNTS_REFUSED",
 ]
 """Abort reasons by value."""
+
+VOTES = 6
+"""Values of a vote; the vectors show none where it is 0."""
+
+NUMBERS = {"u32", "u64", "reason", "culprit", "vote"}
 
 # Field number, name, type. A number behind a type is the exact length in bytes.
 SCHEMAS: dict[int, tuple[str, tuple[tuple[int, str, str], ...]]] = {
@@ -73,7 +80,10 @@ SCHEMAS: dict[int, tuple[str, tuple[tuple[int, str, str], ...]]] = {
             (3, "sum_digest", "bytes 32"),
         ),
     ),
-    70: ("VerifyUpdate", ((1, "update_digest", "bytes 32"), (2, "sum_digest", "bytes 32"))),
+    70: (
+        "VerifyUpdate",
+        ((1, "update_digest", "bytes 32"), (2, "sum_digest", "bytes 32"), (3, "vote", "vote")),
+    ),
     71: ("UpdateVerified", ((1, "confirmations", "envelopes"),)),
     90: ("Abort", ((1, "reason", "reason"), (2, "culprit", "culprit"))),
 }
@@ -286,14 +296,15 @@ def decode_packet(data: bytes) -> Packet:
 
 def encode_body(message: Json) -> bytes:
     _, fields = SCHEMAS[KINDS[message["type"]]]
-    return b"".join(_encode_field(field, kind, message[name]) for field, name, kind in fields)
+    values = {"vote": 0, **message}
+    return b"".join(_encode_field(field, kind, values[name]) for field, name, kind in fields)
 
 
 def _encode_field(field: int, kind: str, value: Any) -> bytes:  # noqa: ANN401
     match kind.split(maxsplit=1)[0]:
         case "bytes":
             return block(field, un(value))
-        case "u32" | "u64" | "reason":
+        case "u32" | "u64" | "reason" | "vote":
             return number(field, value)
         case "culprit":
             return number(field, -1 if value is None else value)
@@ -320,11 +331,13 @@ def decode_body(kind: int, data: bytes) -> Json:
     """Decode as the message of `kind`, or refuse."""
     require(kind in SCHEMAS, "kind")
     name, fields = SCHEMAS[kind]
-    numbers = {field for field, _, what in fields if what in {"u32", "u64", "reason", "culprit"}}
+    numbers = {field for field, _, what in fields if what in NUMBERS}
     found = gather(data, numbers, {field for field, _, _ in fields} - numbers)
     message: Json = {"type": name}
     for field, called, what in fields:
-        message[called] = _decode_field(what, found[field])
+        value = _decode_field(what, found[field])
+        if what != "vote" or value:
+            message[called] = value
     require(encode_body(message) == data, "not canonical")
     return message
 
@@ -335,10 +348,11 @@ def _decode_field(kind: str, values: list[Any]) -> Any:  # noqa: ANN401
         value: bytes = last(values, b"")
         require(len(value) == int(size[0]), "length")
         return value.hex()
-    if word in {"u32", "u64", "reason", "culprit"}:
+    if word in NUMBERS:
         found: int = last(values, 0)
         require(found < 2 ** (32 if word == "u32" else 64), "range")
         require(word != "reason" or found < len(REASONS), "reason")
+        require(word != "vote" or found < VOTES, "vote")
         if word == "culprit":
             found = found - 2**64 if found >= 2**63 else found
             require(-1 <= found <= MOST_PARTIES, "culprit")
