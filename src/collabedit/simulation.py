@@ -126,7 +126,8 @@ class Outcome:
         party_states: each party's last state.
         decisions: of each party that finished a counting task, about its items in order.
         refusals: messages that were refused, as (receiver, error).
-        transcript: everything that crossed the network.
+        transcript: everything that crossed the network; empty if it was not kept.
+        bytes_sent: by each party, packets and frames.
     """
 
     records: tuple[TaskRecord, ...]
@@ -137,6 +138,7 @@ class Outcome:
     refusals: tuple[tuple[PartyId, CollabEditError], ...]
     transcript: tuple[Delivery, ...] = field(repr=False)
     votes: Mapping[PartyId, Vote] = field(default_factory=dict)
+    bytes_sent: Mapping[PartyId, int] = field(default_factory=dict)
 
 
 class _Dice:
@@ -176,6 +178,7 @@ class Simulation:
         seed: of the faults.
         observer: of the aggregator's events.
         journal: opens the aggregator's journal, for sessions in which it is restarted.
+        keep_transcript: large sessions have no room for a copy of every upload.
     """
 
     def __init__(
@@ -189,6 +192,7 @@ class Simulation:
         seed: int = 0,
         observer: Observer | None = None,
         journal: Callable[[], Journal] = Journal.in_memory,
+        keep_transcript: bool = True,
     ) -> None:
         self._plan = plan
         self._identities = identities
@@ -199,6 +203,7 @@ class Simulation:
         self._observer = observer
         self._open_journal = journal
         self._vote: CastVote = accept_all
+        self._keep_transcript = keep_transcript
         self.coordinator = self._start_aggregator()
         self._chain = first_chain(plan.digest, self.coordinator.session_id)
         self._parties: dict[PartyId, _Party] = {}
@@ -207,6 +212,7 @@ class Simulation:
         self._sequence = 0
         self._cursors = dict.fromkeys(plan.party_ids, 0)
         self._transcript: list[Delivery] = []
+        self._bytes_sent = dict.fromkeys(plan.party_ids, 0)
         self._refusals: list[tuple[PartyId, CollabEditError]] = []
         self._sums: dict[TaskIndex, RingArray] = {}
         self._items: Mapping[PartyId, Sequence[Item]] = {}
@@ -272,6 +278,7 @@ class Simulation:
             refusals=tuple(self._refusals),
             transcript=tuple(self._transcript),
             votes=last.votes if isinstance(last, AggregatorAborted | AggregatorCompleted) else {},
+            bytes_sent=dict(self._bytes_sent),
         )
 
     def _run_task(
@@ -350,7 +357,7 @@ class Simulation:
         self._collect(task)
         while self._queue:
             self._clock, _, delivery = heapq.heappop(self._queue)
-            self._transcript.append(delivery)
+            self._record(delivery)
             try:
                 if delivery.receiver == AGGREGATOR:
                     self._to_aggregator(delivery)
@@ -360,6 +367,10 @@ class Simulation:
                 self._refusals.append((delivery.receiver, error))
             self._collect(task)
 
+    def _record(self, delivery: Delivery) -> None:
+        if self._keep_transcript:
+            self._transcript.append(delivery)
+
     def _collect(self, task: TaskIndex) -> None:
         for party in self._plan.party_ids:
             for packet in self.coordinator.mailbox(party, cursor=self._cursors[party]):
@@ -368,6 +379,8 @@ class Simulation:
 
     def _send(self, delivery: Delivery) -> None:
         faults, dice = self._faults, self._dice
+        if delivery.sender != AGGREGATOR:
+            self._bytes_sent[delivery.sender] += len(delivery.data)
         if delivery.kind == "packet" and dice.happens(faults.drop):
             return
         copies = 2 if dice.happens(faults.duplicate) else 1
@@ -401,7 +414,7 @@ class Simulation:
         elif isinstance(simulated.state, s.FetchingUpdate):
             bundle = self.coordinator.bundle(delivery.task)
             fetched = Delivery(AGGREGATOR, party, delivery.task, "bundle", bundle)
-            self._transcript.append(fetched)
+            self._record(fetched)
             digest = hashlib.sha256(bundle).digest()
             vote = Vote.NONE
             if self._plan.is_voted(delivery.task):
