@@ -24,7 +24,8 @@
     ├── StorageError                    8   a disk is full, read-only or damaged
     │   ├── JournalError                    a journal: damaged, in use, or of another session
     │   └── MemoryFileError                 past edits: damaged, of another key or history
-    └── DeclinedError                   9   the operator looked at what was decided, and left
+    ├── DeclinedError                   9   the operator looked at what was decided, and left
+    └── GridError                       10  some cells of a grid have no result, the others do
     usage errors of the command line    2   (typer's own)
 
 Messages name the culprit and what to do. They never contain edit texts, keys, seeds or statistics.
@@ -215,3 +216,9 @@ class DeclinedError(CollabEditError):
     """The party's own operator looked at the copies and conflicts of its edits and left."""
 
     exit_code = 9
+
+
+class GridError(CollabEditError):
+    """Some cells of a grid failed; the results of the others are kept."""
+
+    exit_code = 10
