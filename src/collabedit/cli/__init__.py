@@ -21,6 +21,7 @@ from collabedit.cli import (
     demo,
     evaluate,
     evidence,
+    experiment,
     keys,
     party,
     plan,
@@ -41,6 +42,7 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(keys.app, name="keys")
 app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(party.app, name="party")
+app.add_typer(experiment.app, name="experiment")
 app.command("covariance")(covariance.run)
 app.command("evaluate")(evaluate.run)
 app.command("simulate")(simulate.run)

@@ -44,6 +44,9 @@ PreviousOption: TypeAlias = Annotated[
 MISSING_PARTY_PACKAGES = (
     "this command needs the editing engine: pip install 'collabedit[party]' (torch, transformers)"
 )
+MISSING_EXPERIMENT_PACKAGES = (
+    "this command needs dask and pandas beside the engine: pip install 'collabedit[experiments]'"
+)
 
 
 @contextmanager
@@ -55,9 +58,15 @@ def errors_to_exit_codes() -> Iterator[None]:
         _complain("; ".join((str(error), *getattr(error, "__notes__", ()))))
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        if error.name not in {"torch", "transformers", "safetensors", "matplotlib", "gguf", "peft"}:
+        if error.name in {"dask", "distributed", "pandas", "pyarrow", "scipy"}:
+            _complain(MISSING_EXPERIMENT_PACKAGES)
+        elif error.name in {
+            *("torch", "transformers", "safetensors"),
+            *("matplotlib", "gguf", "peft"),
+        }:
+            _complain(MISSING_PARTY_PACKAGES)
+        else:
             raise
-        _complain(MISSING_PARTY_PACKAGES)
         sys.exit(InputError.exit_code)
     except KeyboardInterrupt:
         terminal.print("interrupted")

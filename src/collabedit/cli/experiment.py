@@ -1,13 +1,17 @@
 """`collabedit experiment`: grids of cells from a file, and their tables and figures."""
 
 import os
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from collabedit.cli.console import say, terminal
 
@@ -73,12 +77,84 @@ def run(
     store = folder.store
     pending = [job for job in jobs.cells if not store.finished(job.id)]
     say(f"{len(cells)} cells, {len(pending)} to run; results in {folder.directory}")
+    began = time.monotonic()
     needed = {name for job in pending for name in job.after}
     with _progress(len(pending), sum(job.id in needed for job in jobs.preparations)) as report:
         run_jobs(
             jobs.cells, store, cluster=cluster, preparations=jobs.preparations, report=report
         )
-    make_report(folder).raise_if_missed()
+    made = make_report(folder)
+    say(f"{time.monotonic() - began:.0f} s; wrote {folder.directory / 'report.md'}")
+    made.raise_if_missed()
+
+
+@app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="Experiment file.")],
+    data: _Data = None,
+    model: _Model = None,
+    cache: _Cache = _CACHE,
+) -> None:
+    """Read a file, list its cells and say how large they are; nothing is loaded or run.
+
+    Sizes come from the checkpoint's `config.json`, or from [model.config] in the file.
+    """
+    from collabedit.experiments.deal import deal, load_pool
+    from collabedit.experiments.estimate import check_cells
+    from collabedit.experiments.schema import load_experiment
+
+    experiment = load_experiment(file)
+    beside = file.parent / experiment.model.directory if experiment.model.directory else None
+    cells = check_cells(experiment, model or beside or cache / experiment.model.name)
+    if data is not None or experiment.data.source == "facts" or experiment.data.path is not None:
+        pool = load_pool(experiment.data, beside=file, given=data)
+        for cell, _ in cells:
+            deal(pool, cell)
+    table = Table("cell", title=f"{experiment.title}: {len(cells)} cells", title_justify="left")
+    for heading in ("layers", "targets", "upload", "S and T", "memory"):
+        table.add_column(heading, justify="right")
+    for cell, size in cells:
+        table.add_row(
+            cell.label,
+            ",".join(map(str, size.layers)),
+            str(size.targets),
+            _bytes(size.upload),
+            _bytes(size.dense) if size.upload else "-",
+            _bytes(size.memory),
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    weights, moments = cells[0][1].weights, max(size.covariance for _, size in cells)
+    typer.echo(
+        f"weights {_bytes(weights)} ({experiment.model.dtype}), covariance {_bytes(moments)}; "
+        "upload: of a party in one round; memory: estimated peak of a worker"
+    )
+
+
+@app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of results of `experiment run`.")],
+) -> None:
+    """Make tables and figures again from stored cells.
+
+    Exits as `run` does, with 7 for a bound that does not hold and 9 for a cell without result.
+    """
+    from collabedit.experiments.folder import RunFolder
+    from collabedit.experiments.report import make_report
+
+    made = make_report(RunFolder(folder))
+    say(f"wrote {folder / 'report.md'}")
+    made.raise_if_missed()
+
+
+def _bytes(count: int) -> str:
+    """Render a number of bytes in three digits."""
+    if not count:
+        return "-"
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.3g} {units[0]}"
 
 
 @contextmanager

@@ -120,6 +120,8 @@ def run_cell(task: CellTask) -> Fields:
             if cell.method != "unedited":
                 current = _for_weights(covariance, model)
                 shares = _targets(bench, cell, model, current, each.shares)
+                if cell.memory:
+                    shares = _with_past(shares, task.dealt.rounds[: number - 1])
                 merged = merge(cell, model, current, shares)
                 _check_finite(merged)
                 measurements += cost_measurements(
@@ -180,6 +182,14 @@ def _targets(
             ),
         )
         for edits in shares
+    ]
+
+
+def _with_past(shares: Sequence[Share], rounds: Sequence[Round]) -> list[Share]:
+    """Add to each party's share its edits of earlier rounds."""
+    return [
+        replace(share, past=[edit for each in rounds for edit in each.shares[party]])
+        for party, share in enumerate(shares)
     ]
 
 

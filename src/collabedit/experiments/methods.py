@@ -66,6 +66,7 @@ def merge(
         covariance,
         identities=identities,
         edits=[len(share.edits) for share in shares],
+        past=max(len(share.past) for share in shares),
     )
     if cell.method in PROTOCOL:
         session = run_session(plan, identities, model, covariance, shares)

@@ -18,6 +18,7 @@ from collabedit.demo.methods import Share, Updates
 from collabedit.exchange import contribution_vector
 from collabedit.experiments.schema import Cell, EditorSettings
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
+from collabedit.memory import Memory
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.editor import ModelEditor, key_maps
 from collabedit.party.editing.hyperparameters import defaults_for
@@ -26,6 +27,8 @@ from collabedit.party.editing.proposal import propose_plan
 from collabedit.plan import Coordinator, Party, Plan
 from collabedit.simulation import Simulation
 from collabedit.sketch import LowRankUpdate, Matrix
+
+_MEMORY_WEIGHT = 1.0
 
 Identities = Mapping[PartyId, SigningKey]
 """Of every party, and of the aggregator under 0."""
@@ -65,6 +68,7 @@ def session_plan(
     *,
     identities: Identities,
     edits: Sequence[int],
+    past: int = 0,
 ) -> Plan:
     """Write the plan of one session of a cell.
 
@@ -74,6 +78,7 @@ def session_plan(
         covariance: of the unedited model; None for an editor without.
         identities: of all ends.
         edits: of each party, how many.
+        past: edits of earlier rounds that a party brings; 0 for none, and without memory.
 
     Raises:
         InputError: what `propose_plan` refuses.
@@ -102,6 +107,9 @@ def session_plan(
         shift=editor.shift,
         schedule=cell.schedule,
         target_steps=editor.target_steps,
+        memory=(
+            Memory(weight=editor.memory_weight or _MEMORY_WEIGHT, max_edits=past) if past else None
+        ),
     )
     return _with_seed(plan, cell.seed)
 
@@ -139,7 +147,7 @@ def run_session(
     """
     maps = key_maps(plan, covariance)
     editors = {
-        party: ModelEditor(plan, model, share.edits, share.targets, maps)
+        party: ModelEditor(plan, model, share.edits, share.targets, maps, past=share.past)
         for party, share in zip(plan.party_ids, shares, strict=True)
     }
     first = plan.party_ids[0]

@@ -25,7 +25,7 @@ Method: TypeAlias = Literal[
     "collabedit-sequential",
     "centralised",
 ]
-Policy: TypeAlias = Literal["keep", "majority", "drop", "augment"]
+Policy: TypeAlias = Literal["none", "keep", "majority", "drop", "augment"]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 PROTOCOL: frozenset[Method] = frozenset({"collabedit-parallel", "collabedit-sequential"})
@@ -85,6 +85,8 @@ class EditorSettings(Section):
         layers: to edit, ascending.
         covariance_weight, nullspace_threshold, l2, shift: the editor's own, as in a plan.
         target_steps: of the target search.
+        memory_weight: what a past edit weighs against a new one, in cells with memory; 1 if left
+            out, as AlphaEdit has it (the published code of CollabEdit takes λ).
     """
 
     label: str | None = None
@@ -95,6 +97,7 @@ class EditorSettings(Section):
     l2: Annotated[float, Field(gt=0)] | None = None
     shift: float | None = None
     target_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    memory_weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
 
     @property
     def title(self) -> str:
@@ -115,7 +118,7 @@ class Grid(Section):
         rounds: sessions one after the other, each with edits of its own.
         overlap: share of a party's edits that every other party has too.
         conflict: share of a party's edits that a third of the parties contradict.
-        policy: what is done about overlap and conflicts; `keep` does nothing.
+        policy: what a session does about edits that parties share or contest; `none` counts nothing.
         memory: whether later rounds preserve the keys of earlier ones.
         seeds: each draws other records.
     """
@@ -128,7 +131,7 @@ class Grid(Section):
     rounds: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], _SOME] = (1,)
     overlap: Annotated[tuple[Share, ...], _SOME] = (0.0,)
     conflict: Annotated[tuple[Share, ...], _SOME] = (0.0,)
-    policy: Annotated[tuple[Policy, ...], _SOME] = ("keep",)
+    policy: Annotated[tuple[Policy, ...], _SOME] = ("none",)
     memory: Annotated[tuple[bool, ...], _SOME] = (False,)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _SOME] = (0,)
 
@@ -275,7 +278,7 @@ class Experiment(Section):
                 treats = method in PROTOCOL and bool(overlap or conflict)
                 remembers = method in REMEMBERING and rounds > 1
                 for policy, memory in itertools.product(
-                    grid.policy if treats else ("keep",), grid.memory if remembers else (False,)
+                    grid.policy if treats else ("none",), grid.memory if remembers else (False,)
                 ):
                     cell = Cell(
                         method=method,
