@@ -11,12 +11,13 @@ Dask is imported where it is used: reading results needs none.
 import hashlib
 import json
 import os
+import pickle
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -35,6 +36,8 @@ Work: TypeAlias = Callable[[Any], Fields]
 CONNECT_SECONDS = 30.0
 _LABEL_BYTES = b"collabedit/v1/job\n"
 _FOREIGN = "not an error of this package; its text is left out, it may quote an input"
+
+_DIED = "its worker died several times under it; look for one that was out of memory"
 
 
 def job_id(identity: Fields) -> str:
@@ -221,6 +224,7 @@ def run_jobs(
 
 @contextmanager
 def _connected(cluster: Cluster) -> Iterator["Client"]:
+    import dask  # noqa: PLC0415
     from distributed import Client, LocalCluster  # noqa: PLC0415
 
     if cluster.scheduler is not None:
@@ -229,18 +233,27 @@ def _connected(cluster: Cluster) -> Iterator["Client"]:
         except (OSError, ValueError) as error:
             raise InputError(f"--scheduler {cluster.scheduler}: nobody answers there") from error
         with client:
+            try:
+                client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+            except TimeoutError as error:
+                raise InputError(f"--scheduler {cluster.scheduler}: has no worker") from error
             yield client
         return
     with (
         tempfile.TemporaryDirectory(prefix="collabedit-") as scratch,
+        dask.config.set({"temporary-directory": scratch}),
         # No limit on memory: a model's weights are not Dask's to spill, and killing a worker for
         # them would only repeat the same job.
+        # Dask unpickles what it is sent, so only who has this run's own throw-away certificate may
+        # connect, from this machine alone.
         LocalCluster(
             n_workers=cluster.workers,
             threads_per_worker=1,
             processes=True,
+            host="127.0.0.1",
+            security=True,
             memory_limit=0,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=scratch,
         ) as local,
         Client(local, set_as_default=False) as client,
@@ -252,12 +265,15 @@ def _outcomes(
     client: "Client", pending: Sequence[Job], shared: Sequence[Job], *, threads: int
 ) -> Iterator[tuple[Record, bool]]:
     """Submit everything and yield records as they come, with whether it was a preparation."""
+    import cloudpickle  # noqa: PLC0415
     from distributed import as_completed  # noqa: PLC0415
 
     def submit(job: Job, before: Sequence["Future[Record]"], *, priority: int) -> "Future[Record]":
         # The key is fresh: a scheduler that lives on must not answer from an earlier run.
+        packed = cloudpickle.dumps((job.work, job.given))
+        bare = replace(job, work=_unpacked, given=None)
         future: Future[Record] = client.submit(
-            _attempt, job, before, threads=threads, pure=False, priority=priority
+            _attempt, bare, packed, before, threads=threads, pure=False, priority=priority
         )
         return future
 
@@ -270,22 +286,35 @@ def _outcomes(
         if is_shared:
             made[job.id] = future
     for future in as_completed(list(futures)):
-        job, is_shared = futures[future]
+        # Let go of what is done, or the scheduler would make it again if its worker died.
+        job, is_shared = futures.pop(future)
         error = future.exception()
+        if error is None:
+            yield future.result(), is_shared
+            continue
         # `_attempt` catches what a job raises; what is left is a worker that died under it.
-        record = future.result() if error is None else _failed(job, error, seconds=0.0)
-        yield record, is_shared
+        failure = Failure(type(error).__name__, _DIED, "")
+        yield Record(job.id, job.label, job.identity, None, failure, 0.0), is_shared
 
 
-def _attempt(job: Job, before: Sequence[Record], *, threads: int) -> Record:
-    """Run a job on a worker; an error becomes part of the record."""
+def _unpacked(_given: object) -> Fields:
+    raise AssertionError("a job's work travels packed")
+
+
+def _attempt(job: Job, packed: bytes, before: Sequence[Record], *, threads: int) -> Record:
+    """Run a job on a worker; an error becomes part of the record.
+
+    Work and input come packed: what a worker cannot unpack is that job's failure. If Dask unpacked
+    them, the worker would drop the connection and the run would wait for ever.
+    """
     for earlier in before:
         if earlier.failure is not None:
             return Record(job.id, job.label, job.identity, None, earlier.failure, 0.0)
     _limit_threads(threads)
     began = time.perf_counter()
     try:
-        result = job.work(job.given)
+        work, given = pickle.loads(packed)  # noqa: S301  packed by this run's own client
+        result = work(given)
     except Exception as error:  # noqa: BLE001  whatever it is, the other jobs go on
         return _failed(job, error, seconds=time.perf_counter() - began)
     return Record(job.id, job.label, job.identity, result, None, time.perf_counter() - began)

@@ -53,7 +53,7 @@ def run(
 ) -> None:
     """Run what has no result yet, then make tables and figures.
 
-    Exits with 7 if a bound of the file does not hold, with 9 if a cell failed.
+    Exits with 7 if a bound of the file does not hold, with 10 if a cell failed.
     """
     from collabedit.experiments.cache import find_model
     from collabedit.experiments.deal import load_pool
@@ -67,8 +67,8 @@ def run(
     cells = experiment.cells(only=parse_methods(only) if only else None)
     pool = load_pool(experiment.data, beside=file, given=data)
     directory = find_model(experiment.model, beside=file, given=model, cache=cache, report=say)
-    bench = bench_for(experiment, model=directory, cache=cache, device=device)
-    jobs = make_jobs(experiment, cells, pool, bench)
+    bench = bench_for(experiment, beside=file, model=directory, cache=cache, device=device)
+    jobs = make_jobs(cells, pool, bench)
     folder = RunFolder(out or Path("out/experiments") / experiment.name)
     folder.begin(file, cells, jobs.cells, data=pool.name)
     cores = os.cpu_count() or 1
@@ -80,9 +80,7 @@ def run(
     began = time.monotonic()
     needed = {name for job in pending for name in job.after}
     with _progress(len(pending), sum(job.id in needed for job in jobs.preparations)) as report:
-        run_jobs(
-            jobs.cells, store, cluster=cluster, preparations=jobs.preparations, report=report
-        )
+        run_jobs(jobs.cells, store, cluster=cluster, preparations=jobs.preparations, report=report)
     made = make_report(folder)
     say(f"{time.monotonic() - began:.0f} s; wrote {folder.directory / 'report.md'}")
     made.raise_if_missed()
@@ -136,7 +134,7 @@ def report(
 ) -> None:
     """Make tables and figures again from stored cells.
 
-    Exits as `run` does, with 7 for a bound that does not hold and 9 for a cell without result.
+    Exits as `run` does, with 7 for a bound that does not hold and 10 for a cell without result.
     """
     from collabedit.experiments.folder import RunFolder
     from collabedit.experiments.report import make_report

@@ -29,8 +29,10 @@ from collabedit.grid import Fields
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.editor import target_settings
 from collabedit.party.editing.model import EditableModel
+from collabedit.party.editing.proposal import PARAPHRASES
 from collabedit.party.editing.targets import Targets
 from collabedit.party.edits import Edit, edits_digest
+from collabedit.party.items import paraphrase_requests
 from collabedit.plan import Plan
 
 
@@ -127,9 +129,15 @@ def run_cell(task: CellTask) -> Fields:
                 measurements += cost_measurements(
                     merged.errors, merged.uploaded, merged.seconds, after_round=number
                 )
-                if cell.overlap:
+                if cell.overlap or cell.policy != "none":
                     measurements += _against_unique(
-                        bench, cell, model, current, each, merged.updates, number
+                        bench,
+                        cell,
+                        model,
+                        covariance=current,
+                        each=each,
+                        updates=merged.updates,
+                        number=number,
                     )
                 updates = merged.updates
             stack.enter_context(edited(model, updates))
@@ -213,13 +221,14 @@ def _against_unique(
     bench: Bench,
     cell: Cell,
     model: EditableModel,
+    *,
     covariance: Covariance | None,
     each: Round,
     updates: Updates,
     number: int,
 ) -> list[Measurement]:
-    """Compare with the trustee who applies every fact once, whoever else has it too."""
-    (share,) = _targets(bench, cell, model, covariance, [each.intended])
+    """Compare with the trustee who applies once what shall be applied, whoever else has it too."""
+    (share,) = _targets(bench, cell, model, covariance, [_wanted(cell, each)])
     plan = _target_plan(cell, model, covariance)
     errors = relative_errors(updates, edit_alone(plan, model, covariance, [share]))
     return [
@@ -228,22 +237,38 @@ def _against_unique(
     ]
 
 
+def _wanted(cell: Cell, each: Round) -> list[Edit]:
+    """What a trustee applies who knows who has what, by the cell's policy (SPEC 6.7).
+
+    A majority of two thirds holds the target of every contested fact.
+    """
+    contested = _contested(each)
+    match cell.policy:
+        case "none" | "majority":
+            return list(each.intended)
+        case "drop":
+            return [edit for edit in each.intended if edit not in contested]
+        case "keep":
+            return list(each.held)
+        case "augment":
+            added = [
+                request for edit in contested for request in paraphrase_requests(edit)[:PARAPHRASES]
+            ]
+            return [*each.held, *added]
+
+
 def _measure(
     model: EditableModel, measures: Measures, rounds: Sequence[Round]
 ) -> list[Measurement]:
     """Measure a model after the last of `rounds`: all edits so far, and each part of them."""
     number = len(rounds)
-    parts = [
-        [edit for edit in each.intended if edit not in _contested(each)] for each in rounds
-    ]
+    parts = [[edit for edit in each.intended if edit not in _contested(each)] for each in rounds]
     contested = [edit for each in rounds for edit in _contested(each)]
     plain = [edit for part in parts for edit in part]
     outcomes = outcomes_of(model, [*plain, *contested])
     found = edit_measurements(outcomes, part=WHOLE, after_round=number)
     if contested:
-        found += edit_measurements(
-            outcomes[len(plain) :], part="contested", after_round=number
-        )
+        found += edit_measurements(outcomes[len(plain) :], part="contested", after_round=number)
         if plain:
             found += edit_measurements(
                 outcomes[: len(plain)], part="uncontested", after_round=number

@@ -13,6 +13,7 @@ from pathlib import Path
 from collabedit.errors import InputError
 from collabedit.experiments.schema import Cell, DataSource
 from collabedit.party.edits import Edit, edits_digest, load_edits
+from collabedit.party.items import edit_item
 
 _MINORITY_EVERY = 3
 """One party of so many holds the other side of a conflict: 1 of 3, 3 of 10."""
@@ -68,7 +69,7 @@ class Deal:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The records that experiments draw from, each subject and prompt once.
+    """The records that experiments draw from, each topic (subject and relation) once.
 
     Attributes:
         name: of the file, for people.
@@ -98,7 +99,7 @@ def load_pool(source: DataSource, *, beside: Path, given: Path | None) -> Pool:
         )
     edits = _facts() if path is None else load_edits(path)
     # A record of the same fact would be a conflict that nobody asked for.
-    first = {(edit.prompt, edit.subject): edit for edit in reversed(edits)}
+    first = {edit_item(edit).topic: edit for edit in reversed(edits)}
     name = "the project's own facts" if path is None else path.name
     return Pool(name, tuple(first.values())[::-1])
 

@@ -116,7 +116,7 @@ def model_shapes(source: ModelSource, directory: Path | None) -> Shapes:
             rows, columns = model.get_submodule(architecture.projection.format(block)).weight.shape
             inputs_first = architecture.orientation is Orientation.IN_OUT
             projections.append((rows, columns) if inputs_first else (columns, rows))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001  a configuration can be wrong in all of their ways
         raise ModelError(f"model {source.name}: its configuration cannot be used") from error
     return Shapes(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -162,8 +162,8 @@ def cell_size(cell: Cell, shapes: Shapes) -> Size:
         upload = sum(_FLOAT32 * inputs * outputs for inputs, outputs in pairs)
         session = cell.parties * sum(_FLOAT64 * inputs * outputs for inputs, outputs in pairs)
     largest = max(inputs for inputs, _ in pairs)
-    has_covariance = cell.editor.editor != "ridge"
     unedited = cell.method == "unedited"
+    has_covariance = cell.editor.editor != "ridge" and not unedited
     return Size(
         layers=layers,
         targets=0 if unedited else cell.parties * cell.edits_per_party * cell.rounds,

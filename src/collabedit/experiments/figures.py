@@ -18,6 +18,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from collabedit.experiments.schema import Experiment, FigureRequest
 from collabedit.experiments.statistics import interval_note, last_round
@@ -50,7 +51,7 @@ _POLICY_LABELS = {
     "drop": "drop",
     "augment": "augment",
 }
-_UNITS = {name: ", percent" for name in ("efficacy", "paraphrase", "neighborhood")} | {
+_UNITS = dict.fromkeys(("efficacy", "paraphrase", "neighborhood"), ", percent") | {
     "generation_accuracy": ", percent",
     "conflict_wins": "",
 }
@@ -96,7 +97,7 @@ def draw_figures(
     return made
 
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -105,6 +106,7 @@ _STYLE: dict[str, Any] = {
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "legend.fontsize": 9,
     "svg.hashsalt": "collabedit",
     "figure.constrained_layout.use": True,
 }
@@ -123,7 +125,11 @@ def _series(chosen: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[tuple[Any
     """Groups in the order in which methods are drawn: the trustee first, below all others."""
     groups = list(chosen.groupby(list(by), sort=False))
     order = list(_LOOKS)
-    yield from sorted(groups, key=lambda group: order.index(group[0][0]))
+    yield from sorted(groups, key=lambda group: order.index(str(group[0][0])))
+
+
+def _several(rows: pd.DataFrame, column: str) -> bool:
+    return len(set(rows[column])) > 1
 
 
 def _errors(rows: pd.DataFrame) -> list[list[float]]:
@@ -133,7 +139,15 @@ def _errors(rows: pd.DataFrame) -> list[list[float]]:
     return [low.tolist(), high.tolist()]
 
 
-def _line(axes: Axes, rows: pd.DataFrame, x: Sequence[float], method: str, label: str) -> None:
+def _line(
+    axes: Axes,
+    rows: pd.DataFrame,
+    x: Sequence[float],
+    method: str,
+    label: str,
+    *,
+    line: str | None = None,
+) -> None:
     look = _LOOKS[method]
     broad = method == "centralised"
     axes.errorbar(
@@ -142,7 +156,7 @@ def _line(axes: Axes, rows: pd.DataFrame, x: Sequence[float], method: str, label
         yerr=_errors(rows),
         color=look.colour,
         marker=look.marker,
-        linestyle=look.line,
+        linestyle=line or look.line,
         markersize=11 if broad else 5.5,
         linewidth=6 if broad else 1.6,
         alpha=0.55 if broad else 1.0,
@@ -161,17 +175,18 @@ def _curve(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
     """A metric against the number of edits, one line for each method."""
     name = metric or "score"
     rows = last_round(summary)
-    rows = rows[rows["metric"] == name].sort_values("edits")
+    plain = (rows["rounds"] == 1) & (rows["overlap"] == 0) & (rows["conflict"] == 0)
+    rows = rows[plain & (rows["metric"] == name)].sort_values("edits")
     if not len(rows):
         return None
-    figure, axes = plt.subplots(figsize=(7, 4.6))
+    figure, axes = plt.subplots(figsize=(7.4, 4.8))
     series = list(_series(rows, ["method", "editor", "memory"]))
-    several = rows["editor"].nunique() > 1
+    several = _several(rows, "editor")
     for place, ((method, editor, memory), own) in enumerate(series):
         # A little aside of each other, so that equal methods do not hide each other's bars.
         shift = 1 + 0.02 * (place - len(series) / 2)
         label = _LOOKS[method].label + (f", {editor}" if several else "")
-        label += " with memory" if memory else ""
+        label += f", memory {memory:g}" if memory else ""
         _line(axes, own, [edits * shift for edits in own["edits"]], method, label)
     axes.set_xscale("log")
     ticks = sorted(set(rows["edits"]))
@@ -195,17 +210,16 @@ def _forgetting(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
     if not len(rows):
         return None
     panels = list(_series(rows, ["method", "editor", "memory"]))
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) in {2, 4} else min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure, grid = plt.subplots(
         lines,
         columns,
-        figsize=(3.5 * columns, 2.9 * lines + 0.5),
-        sharex=True,
+        figsize=(3.4 * columns, 2.9 * lines + 0.5),
         sharey=True,
         squeeze=False,
     )
-    several = rows["editor"].nunique() > 1
+    several = _several(rows, "editor")
     colours = mpl.colormaps["cividis"]
     last = int(rows["after_round"].max())
     for axes, ((method, editor, memory), own) in zip(grid.flat, panels, strict=False):
@@ -225,12 +239,14 @@ def _forgetting(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
                 label=f"edits of round {number}",
             )
         title = _LOOKS[method].label + (f", {editor}" if several else "")
-        axes.set_title(title + (" with memory" if memory else ""), fontsize=10)
+        axes.set_title(title + (f", memory {memory:g}" if memory else ""), fontsize=10)
         axes.set_xticks(range(1, last + 1))
+        axes.set_xlim(0.7, last + 0.3)
+        axes.set_xlabel("after round")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    figure.supxlabel("after round")
-    figure.supylabel(_title(name))
+    for axes in grid[:, 0]:
+        axes.set_ylabel(_title(name))
     _legend_below(figure, grid.flat[0], min(last, 4))
     note = interval_note(rows)
     return figure, f"{_title(name)} of each round's edits after that and later rounds; {note}."
@@ -238,8 +254,8 @@ def _forgetting(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
 
 def _labels(rows: pd.DataFrame) -> list[tuple[str, tuple[str, str, str], pd.DataFrame]]:
     """Rows of a dot plot: label, (method, editor, policy), values."""
-    several = rows["editor"].nunique() > 1
-    treated = rows["policy"].nunique() > 1
+    several = _several(rows, "editor")
+    treated = _several(rows, "policy")
     found = []
     for (method, editor, policy), own in _series(rows, ["method", "editor", "policy"]):
         label = _LOOKS[method].label
@@ -273,6 +289,7 @@ def _dots(axes: Axes, rows: pd.DataFrame, metric: str, labels: Sequence[str]) ->
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(visible=True, axis="both")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_title(_title(metric), fontsize=10)
 
 
@@ -304,9 +321,7 @@ def _bars(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
 
 def _conflict(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
     """Which side of contested facts each method and policy takes."""
-    rows = summary[
-        (summary["part"] == "contested") & (summary["after_round"] == summary["rounds"])
-    ]
+    rows = summary[(summary["part"] == "contested") & (summary["after_round"] == summary["rounds"])]
     wanted = (metric,) if metric else ("conflict_gap", "conflict_wins", "generation_accuracy")
     metrics = [name for name in wanted if name in set(rows["metric"])]
     if not metrics:
@@ -328,16 +343,19 @@ def _overlap(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
     """Against the rate of overlap: the distance from the trustee of unique edits, and a metric."""
     name = metric or "score"
     rows = last_round(summary)
-    rows = rows[rows["metric"].isin(["error_unique_worst_layer", name])]
+    plain = (rows["rounds"] == 1) & (rows["conflict"] == 0)
+    # Without any overlap a trustee applies every fact once anyway.
+    rows = rows[plain & rows["metric"].isin(["error_unique_worst_layer", name])]
     if not len(rows):
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.4))
     for axes, chosen in ((left, "error_unique_worst_layer"), (right, name)):
         own_rows = rows[(rows["metric"] == chosen)].sort_values("overlap")
         labelled = _labels(own_rows)
-        for place, (label, (method, _, _), own) in enumerate(labelled):
+        for place, (label, (method, _, policy), own) in enumerate(labelled):
             shift = 0.8 * (place - len(labelled) / 2)
-            _line(axes, own, [100 * rate + shift for rate in own["overlap"]], method, label)
+            at = [100 * rate + shift for rate in own["overlap"]]
+            _line(axes, own, at, method, label, line="--" if policy != "none" else None)
         axes.set_xlabel("share of a party's edits that all parties have, percent")
     left.set_yscale("log")
     left.set_ylabel("relative distance, worst layer")

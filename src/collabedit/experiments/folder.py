@@ -4,19 +4,29 @@
 `cells/` holds one result each. Tables and figures are made from these three alone.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from collabedit.errors import InputError
 from collabedit.experiments.schema import Cell, Experiment, load_experiment
 from collabedit.grid import Job, Record, ResultStore
+from collabedit.section import Section
 
 _EXPERIMENT = "experiment.toml"
 _RUN = "run.json"
+
+
+class _Entry(Section):
+    id: str
+    cell: Cell
+
+
+class _Run(Section):
+    """`run.json`."""
+
+    data: str
+    cells: tuple[_Entry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +68,13 @@ class RunFolder:
                 raise InputError(f"{self.directory}: holds experiment {earlier}; choose another")
         self.directory.mkdir(parents=True, exist_ok=True)
         kept.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
-        listed = {
-            "data": data,
-            "cells": [
-                {"id": job.id, "cell": cell.model_dump(mode="json")}
-                for cell, job in zip(cells, jobs, strict=True)
-            ],
-        }
-        text = json.dumps(listed, indent=1)
+        listed = _Run(
+            data=data,
+            cells=tuple(
+                _Entry(id=job.id, cell=cell) for cell, job in zip(cells, jobs, strict=True)
+            ),
+        )
+        text = listed.model_dump_json(indent=1)
         (self.directory / _RUN).write_text(f"{text}\n", encoding="utf-8")
 
     def experiment(self) -> Experiment:
@@ -78,7 +87,7 @@ class RunFolder:
 
     def data(self) -> str:
         """Return where the edits were from."""
-        return str(self._listed()["data"])
+        return self._listed().data
 
     def finished(self) -> list[Finished]:
         """Read all cells of the last run with their results.
@@ -87,25 +96,14 @@ class RunFolder:
             InputError: the folder holds no run, or one of its files is damaged.
         """
         store = self.store
-        try:
-            return [
-                Finished(
-                    # JSON has no tuples and no float that looks like an integer.
-                    Cell.model_validate(entry["cell"], strict=False),
-                    entry["id"],
-                    store.load(entry["id"]),
-                )
-                for entry in self._listed()["cells"]
-            ]
-        except (KeyError, TypeError, ValidationError) as error:
-            raise InputError(f"{self.directory / _RUN}: is not the list of a run") from error
+        return [
+            Finished(entry.cell, entry.id, store.load(entry.id)) for entry in self._listed().cells
+        ]
 
-    def _listed(self) -> dict[str, list[dict[str, object]]]:
+    def _listed(self) -> "_Run":
         path = self.directory / _RUN
         try:
-            listed: dict[str, list[dict[str, object]]] = json.loads(
-                path.read_text(encoding="utf-8")
-            )
+            # JSON has no tuples, and writes a whole number without its point.
+            return _Run.model_validate_json(path.read_text(encoding="utf-8"), strict=False)
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read; is this the folder of a run?") from error
-        return listed

@@ -31,7 +31,8 @@ class Merged:
 
     Attributes:
         updates: dense ΔW by layer; empty for the unedited model.
-        errors: relative to the centralised update, by ascending layer; empty for that itself.
+        errors: relative to the centralised update, by ascending layer; empty for that itself,
+            and for a session that counted.
         uploaded: bytes that each party sends; None where edits themselves are handed over.
         seconds: to make it, targets not counted; of all parties one after the other.
     """
@@ -70,6 +71,9 @@ def merge(
     )
     if cell.method in PROTOCOL:
         session = run_session(plan, identities, model, covariance, shares)
+        if cell.policy != "none":
+            # A session that counted edits what its policy left; `cell` compares it with that.
+            return Merged(session.updates, (), _mean(session.uploaded), session.seconds)
         return _compared(session, edit_alone(plan, model, covariance, shares))
     began = time.perf_counter()
     if cell.method == "centralised":
@@ -89,9 +93,13 @@ def _compared(session: Session, twin: Updates) -> Merged:
     return Merged(
         updates=session.updates,
         errors=tuple(errors[layer] for layer in sorted(errors)),
-        uploaded=sum(session.uploaded) / len(session.uploaded),
+        uploaded=_mean(session.uploaded),
         seconds=session.seconds,
     )
+
+
+def _mean(counts: Sequence[int]) -> float:
+    return sum(counts) / len(counts)
 
 
 def _dense_bytes(plan: Plan) -> int:

@@ -23,12 +23,11 @@ from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.editor import ModelEditor, key_maps
 from collabedit.party.editing.hyperparameters import defaults_for
 from collabedit.party.editing.model import EditableModel
-from collabedit.party.editing.proposal import propose_plan
+from collabedit.party.editing.proposal import PARAPHRASES, OverlapWish, propose_plan
+from collabedit.party.items import edit_items
 from collabedit.plan import Coordinator, Party, Plan
 from collabedit.simulation import Simulation
 from collabedit.sketch import LowRankUpdate, Matrix
-
-_MEMORY_WEIGHT = 1.0
 
 Identities = Mapping[PartyId, SigningKey]
 """Of every party, and of the aggregator under 0."""
@@ -53,6 +52,11 @@ def new_identities(parties: int) -> Identities:
     """Make keys for one session; they are thrown away with it."""
     randomness = SystemRandomness()
     return {PartyId(i): SigningKey.generate(randomness) for i in range(parties + 1)}
+
+
+def room(cell: Cell) -> int:
+    """Return how many requests an edit may become: paraphrases are added to those that win."""
+    return 1 + PARAPHRASES if cell.policy == "augment" else 1
 
 
 def edited_by(editor: EditorSettings, model: EditableModel) -> tuple[int, ...]:
@@ -94,7 +98,7 @@ def session_plan(
         name="experiment",
         model_name="experiment",
         parties=[
-            Party(name=f"party-{party}", identity=public(party), max_edits=count)
+            Party(name=f"party-{party}", identity=public(party), max_edits=room(cell) * count)
             for party, count in enumerate(edits, 1)
         ],
         aggregator=Coordinator(name="aggregator", identity=public(AGGREGATOR)),
@@ -107,9 +111,8 @@ def session_plan(
         shift=editor.shift,
         schedule=cell.schedule,
         target_steps=editor.target_steps,
-        memory=(
-            Memory(weight=editor.memory_weight or _MEMORY_WEIGHT, max_edits=past) if past else None
-        ),
+        memory=Memory(weight=cell.memory, max_edits=past) if past else None,
+        overlap=None if cell.policy == "none" else OverlapWish(cell.policy),
     )
     return _with_seed(plan, cell.seed)
 
@@ -150,6 +153,7 @@ def run_session(
         party: ModelEditor(plan, model, share.edits, share.targets, maps, past=share.past)
         for party, share in zip(plan.party_ids, shares, strict=True)
     }
+    items = {party: edit_items(share.edits) for party, share in zip(editors, shares, strict=True)}
     first = plan.party_ids[0]
 
     def contribute(party: PartyId, task: TaskIndex) -> Matrix:
@@ -173,13 +177,17 @@ def run_session(
                 randomness=dict.fromkeys(identities, randomness),
                 keep_transcript=False,
             )
-            outcome = simulation.run(contribute, apply)
+            outcome = simulation.run(
+                contribute,
+                apply,
+                items=items,
+                weigh=lambda party, decisions: editors[party].weigh(decisions),
+            )
         simulation.coordinator.raise_if_aborted()
-        updates = {
-            int(layer): update.dense() for layer, update in editors[first].updates.items()
-        }
+        updates = {int(layer): update.dense() for layer, update in editors[first].updates.items()}
     finally:
-        editors[first].rollback()
+        for editor in editors.values():
+            editor.rollback()
     return Session(
         updates=updates,
         uploaded=tuple(outcome.bytes_sent[party] for party in plan.party_ids),

@@ -14,8 +14,10 @@ from collabedit.experiments.cell import (
     run_cell,
 )
 from collabedit.experiments.deal import Deal, Pool, deal
-from collabedit.experiments.schema import Cell, EditorSettings, Experiment
+from collabedit.experiments.schema import Cell, CovarianceSource, EditorSettings, Experiment
 from collabedit.grid import Fields, Job, job_id
+from collabedit.party.editing.corpus import PYTHON_DOCS, read_source
+from collabedit.party.editing.gathering import SELF_SAMPLES
 from collabedit.party.edits import Edit, edits_digest
 
 RESULTS_VERSION = 1
@@ -42,26 +44,24 @@ class _Chunks:
     jobs: list[Job] = field(default_factory=list)
 
 
-def make_jobs(
-    experiment: Experiment, cells: Sequence[Cell], pool: Pool, bench: Bench
-) -> Jobs:
+def make_jobs(cells: Sequence[Cell], pool: Pool, bench: Bench) -> Jobs:
     """Make the jobs of cells, and those of the pieces that they share.
 
     Args:
-        experiment: the file.
-        cells: of it.
+        cells: of an experiment.
         pool: what edits are drawn from.
         bench: where workers find model and cache.
 
     Raises:
-        InputError: the pool is too small for a cell.
+        InputError: the pool is too small for a cell, or the covariance has no text.
     """
+    text = None if bench.covariance is None else covariance_text(bench.covariance)
     chunks: dict[str, _Chunks] = {}
     preparations: list[Job] = []
     made = []
     for cell in cells:
         dealt = deal(pool, cell)
-        identity = cell_identity(experiment, cell, dealt, model=bench.model_digest)
+        identity = cell_identity(cell, dealt, bench, text)
         after: tuple[str, ...] = ()
         if cell.method != "unedited":
             key = job_id(_editor_identity(cell.editor, bench))
@@ -85,20 +85,36 @@ def make_jobs(
     return Jobs(tuple(made), tuple(preparations))
 
 
-def cell_identity(experiment: Experiment, cell: Cell, dealt: Deal, *, model: str) -> Fields:
+def cell_identity(cell: Cell, dealt: Deal, bench: Bench, text: Fields | None) -> Fields:
     """State all that determines a cell's result, by content: nothing in it is private.
 
     Names of files are not part of it, nor is the rest of the experiment file.
+
+    Args:
+        cell: the cell.
+        dealt: its edits.
+        bench: model and measures.
+        text: what the covariance is made from (`covariance_text`).
     """
-    covariance = experiment.covariance
     return {
         "version": RESULTS_VERSION,
         "cell": cell.model_dump(mode="json", exclude_none=True, exclude={"editor": {"label"}}),
-        "model": {"digest": model, "dtype": experiment.model.dtype},
+        "model": {"digest": bench.model_digest, "dtype": bench.dtype},
         "edits": dealt.digest(),
-        "covariance": None if covariance is None else covariance.model_dump(mode="json"),
-        "measures": experiment.measures.model_dump(mode="json"),
+        "covariance": text,
+        "measures": bench.measures.model_dump(mode="json"),
     }
+
+
+def covariance_text(source: CovarianceSource) -> Fields:
+    """Describe the text of a covariance by its content.
+
+    Raises:
+        InputError: there is none.
+    """
+    values = source.model_dump(mode="json")
+    # `read_source` gives the name without folders and the digest of the text.
+    return values if source.source == SELF_SAMPLES else values | read_source(source.source)[1]
 
 
 def _editor_identity(editor: EditorSettings, bench: Bench) -> Mapping[str, object]:
@@ -137,19 +153,30 @@ def _ask_for(chunks: _Chunks, edits: Sequence[Edit], cell: Cell, bench: Bench) -
 
 
 def bench_for(
-    experiment: Experiment, *, model: Path, cache: Path, device: str, digest: str | None = None
+    experiment: Experiment, *, beside: Path, model: Path, cache: Path, device: str
 ) -> Bench:
     """Describe to workers where everything is.
+
+    Args:
+        experiment: the file's content.
+        beside: the file; a text in it is relative to its folder.
+        model: directory of the checkpoint.
+        cache: where shared pieces go.
+        device: as `load_model` takes it.
 
     Raises:
         InputError: the directory holds no checkpoint.
     """
+    covariance = experiment.covariance
+    if covariance is not None and covariance.source not in {SELF_SAMPLES, PYTHON_DOCS}:
+        found = (beside.parent / covariance.source).resolve()
+        covariance = covariance.model_copy(update={"source": str(found)})
     return Bench(
         model=model.resolve(),
         dtype=experiment.model.dtype,
         device=device,
-        model_digest=digest or directory_digest(model),
+        model_digest=directory_digest(model),
         cache=(cache / "experiments").resolve(),
-        covariance=experiment.covariance,
+        covariance=covariance,
         measures=experiment.measures,
     )

@@ -85,8 +85,6 @@ class EditorSettings(Section):
         layers: to edit, ascending.
         covariance_weight, nullspace_threshold, l2, shift: the editor's own, as in a plan.
         target_steps: of the target search.
-        memory_weight: what a past edit weighs against a new one, in cells with memory; 1 if left
-            out, as AlphaEdit has it (the published code of CollabEdit takes λ).
     """
 
     label: str | None = None
@@ -97,7 +95,6 @@ class EditorSettings(Section):
     l2: Annotated[float, Field(gt=0)] | None = None
     shift: float | None = None
     target_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    memory_weight: Annotated[float, Field(gt=0, le=1e9)] | None = None
 
     @property
     def title(self) -> str:
@@ -118,8 +115,10 @@ class Grid(Section):
         rounds: sessions one after the other, each with edits of its own.
         overlap: share of a party's edits that every other party has too.
         conflict: share of a party's edits that a third of the parties contradict.
-        policy: what a session does about edits that parties share or contest; `none` counts nothing.
-        memory: whether later rounds preserve the keys of earlier ones.
+        policy: what a session does about edits that parties share or contest; `none` does not
+            count them.
+        memory: what a past edit weighs in later rounds against a new one, 0 for no memory
+            (AlphaEdit takes 1, the published code of CollabEdit λ).
         seeds: each draws other records.
     """
 
@@ -132,7 +131,7 @@ class Grid(Section):
     overlap: Annotated[tuple[Share, ...], _SOME] = (0.0,)
     conflict: Annotated[tuple[Share, ...], _SOME] = (0.0,)
     policy: Annotated[tuple[Policy, ...], _SOME] = ("none",)
-    memory: Annotated[tuple[bool, ...], _SOME] = (False,)
+    memory: Annotated[tuple[Annotated[float, Field(ge=0, le=1e9)], ...], _SOME] = (0.0,)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _SOME] = (0,)
 
 
@@ -188,7 +187,7 @@ class Cell(Section):
     overlap: float
     conflict: float
     policy: Policy
-    memory: bool
+    memory: float
     seed: int
 
     @property
@@ -201,7 +200,9 @@ class Cell(Section):
         """For people, short."""
         parts = [self.method, self.editor.title, f"{self.parties}x{self.edits_per_party}"]
         if self.rounds > 1:
-            parts.append(f"{self.rounds} rounds{' with memory' if self.memory else ''}")
+            parts.append(
+                f"{self.rounds} rounds{f' with memory {self.memory:g}' if self.memory else ''}"
+            )
         if self.overlap:
             parts.append(f"overlap {self.overlap:.0%}")
         if self.conflict:
@@ -263,7 +264,16 @@ class Experiment(Section):
         """
         found: dict[Cell, None] = {}
         for grid in self.grids:
-            for seed, editor, parties, edits, rounds, overlap, conflict, method in itertools.product(
+            for (
+                seed,
+                editor,
+                parties,
+                edits,
+                rounds,
+                overlap,
+                conflict,
+                method,
+            ) in itertools.product(
                 grid.seeds,
                 self.editors,
                 grid.parties,
@@ -278,7 +288,7 @@ class Experiment(Section):
                 treats = method in PROTOCOL and bool(overlap or conflict)
                 remembers = method in REMEMBERING and rounds > 1
                 for policy, memory in itertools.product(
-                    grid.policy if treats else ("none",), grid.memory if remembers else (False,)
+                    grid.policy if treats else ("none",), grid.memory if remembers else (0.0,)
                 ):
                     cell = Cell(
                         method=method,

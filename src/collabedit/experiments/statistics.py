@@ -1,15 +1,17 @@
 """From cells to tidy rows, and from rows to means over seeds with intervals.
 
-A mean over two or more seeds has Student's t interval over them (n - 1 degrees of freedom): it says
-how far the figure would move with other records and another deal. One seed alone has no such
-spread; then the interval is that of the cell, over its edits (`docs/metrics.md`), and tables and
-captions say so. Shares in percent are cut to 0 to 100.
+A mean over three or more seeds has Student's t interval over them (n - 1 degrees of freedom): it
+says how far the figure would move with other records and another deal. One or two seeds say next to
+nothing about their spread (t is 12.7 for two). Then the interval is that over edits, of the cell
+(`docs/metrics.md`), or of two independent cells' mean, their half-widths added as squares; tables
+and captions say which. Shares in percent are cut to 0 to 100.
 """
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
@@ -30,6 +32,9 @@ SETTINGS = (
 """What sets cells apart besides the seed."""
 
 MEASURED = ("metric", "part", "after_round")
+MINIMUM_SEEDS = 3
+"""For an interval over them."""
+
 PERCENT = frozenset(
     {
         "efficacy",
@@ -79,15 +84,17 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 def _summary(group: pd.DataFrame, *, percent: bool) -> dict[str, Any]:
     values = group["value"]
     count, mean = len(values), float(values.mean())
-    if count > 1:
+    if count >= MINIMUM_SEEDS:
         half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1) * values.std(ddof=1))
-        half /= math.sqrt(count)
-        low, high, kind = mean - half, mean + half, "seeds"
-        if percent:
-            low, high = max(low, 0.0), min(high, 100.0)
+        below = above = half / math.sqrt(count)
+        kind = "seeds"
     else:
-        low, high = float(group["low"].iloc[0]), float(group["high"].iloc[0])
-        kind = "none" if math.isnan(low) else "edits"
+        below = float(np.linalg.norm(values - group["low"])) / count
+        above = float(np.linalg.norm(group["high"] - values)) / count
+        kind = "none" if math.isnan(below) else "edits"
+    low, high = mean - below, mean + above
+    if percent:
+        low, high = max(low, 0.0), min(high, 100.0)
     return {"mean": mean, "low": low, "high": high, "seeds": count, "interval": kind}
 
 
@@ -100,12 +107,12 @@ def last_round(summary: pd.DataFrame) -> pd.DataFrame:
 def interval_note(summary: pd.DataFrame) -> str:
     """Say what the intervals of a summary are over."""
     kinds = set(summary["interval"]) - {"none"}
-    seeds = sorted(set(summary["seeds"]))
+    counts = " or ".join(str(count) for count in sorted(set(summary["seeds"])))
+    seeds = "one seed" if counts == "1" else f"{counts} seeds"
     if kinds == {"edits"}:
-        return "95 % intervals over the edits of one seed"
+        return f"{seeds}, 95 % intervals over edits"
     if kinds == {"seeds"}:
-        counts = " or ".join(str(count) for count in seeds if count > 1)
-        return f"means over {counts} seeds, 95 % t intervals over them"
+        return f"means over {seeds}, 95 % t intervals over them"
     if not kinds:
-        return "no intervals: one seed"
-    return "95 % intervals: over seeds where there are several, else over the edits of one"
+        return f"{seeds}, no intervals"
+    return f"{seeds}; 95 % t intervals over seeds from {MINIMUM_SEEDS} on, else over edits"

@@ -59,7 +59,8 @@ def retention_table(summary: pd.DataFrame, metric: str) -> str:
             format_value(metric, by_round[number]) if number in by_round else ""
             for number in rounds
         ]
-        lines.append(_row([*map(_setting, values[:-1]), values[-1].replace("-", " "), *cells]))
+        named = map(_setting, settings, values)
+        lines.append(_row([*named, str(values[-1]).replace("-", " "), *cells]))
     return "\n".join(lines)
 
 
@@ -86,20 +87,19 @@ def _table(chosen: pd.DataFrame, metrics: Sequence[str]) -> str:
         cells = [
             format_value(name, by_metric[name]) if name in by_metric else "-" for name in there
         ]
-        lines.append(_row([*map(_setting, values), *cells]))
+        lines.append(_row([*map(_setting, settings, values), *cells]))
     return "\n".join(lines)
 
 
 def _varying(chosen: pd.DataFrame) -> list[str]:
     """Settings that differ between rows; the method always."""
-    return [name for name in SETTINGS if name in _ALWAYS or chosen[name].nunique() > 1]
+    return [name for name in SETTINGS if name in _ALWAYS or len(set(chosen[name])) > 1]
 
 
-def _setting(value: object) -> str:
+def _setting(name: str, value: object) -> str:
+    """Render a setting: rates in percent, a memory's weight as it is."""
     if isinstance(value, float):
-        return f"{value:.0%}"
-    if value is True or value is False:
-        return "yes" if value else "no"
+        return f"{value:g}" if name == "memory" else f"{value:.0%}"
     return str(value)
 
 
