@@ -116,7 +116,7 @@ def model_shapes(source: ModelSource, directory: Path | None) -> Shapes:
             rows, columns = model.get_submodule(architecture.projection.format(block)).weight.shape
             inputs_first = architecture.orientation is Orientation.IN_OUT
             projections.append((rows, columns) if inputs_first else (columns, rows))
-    except Exception as error:  # noqa: BLE001  a configuration can be wrong in all of their ways
+    except Exception as error:
         raise ModelError(f"model {source.name}: its configuration cannot be used") from error
     return Shapes(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
