@@ -123,8 +123,8 @@ def test_the_main_table_is_of_the_last_round_and_names_what_differs() -> None:
     assert main_table(summary()).splitlines() == [
         "| method | memory | ES | error, worst layer | bytes per party and round |",
         "| --- | --- | --- | --- | --- |",
-        "| centralised | 0 | 80.0 (79.0 to 81.0) | 1.2e-09 | 1,234,567 |",
-        "| centralised | 1 | 85.0 (84.0 to 86.0) | 1.2e-09 | 1,234,567 |",
+        "| centralised | 0 | 80.0 (79.0 to 81.0) | 1.3e-09 | 1,234,567 |",
+        "| centralised | 1 | 85.0 (84.0 to 86.0) | 1.3e-09 | 1,234,567 |",
     ]
     assert set(last_round(summary())["after_round"]) == {2}
 

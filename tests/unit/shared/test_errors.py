@@ -50,7 +50,7 @@ def printed() -> dict[str, tuple[str, int]]:
     found: dict[str, tuple[str, int]] = {}
     path: list[tuple[str, int]] = []
     for line in errors.__doc__.splitlines():
-        match = re.match(r"^    ([│├└─ ]*)([A-Z]\w+Error)\s*(\d?)", line)
+        match = re.match(r"^    ([│├└─ ]*)([A-Z]\w+Error)\s*(\d*)", line)
         if not match:
             continue
         depth = len(match[1]) // 4
