@@ -126,9 +126,9 @@ def _checks(bounds: Acceptance, rows: pd.DataFrame, summary: pd.DataFrame) -> li
 def _score_gap(summary: pd.DataFrame) -> float:
     """Largest difference of mean Scores over settings that both methods have; NaN for none."""
     scores = last_round(summary)
-    scores = scores[scores["metric"] == "score"]
-    # A trustee has no policy.
-    settings = [name for name in SETTINGS if name not in {"method", "policy"}]
+    # A trustee has no policy: he applies what the parties bring, as a session that does not count.
+    scores = scores[(scores["metric"] == "score") & (scores["policy"] == "none")]
+    settings = [name for name in SETTINGS if name != "method"]
     sides = [
         scores[scores["method"] == method].set_index(settings)["mean"]
         for method in ("collabedit-sequential", "centralised")
