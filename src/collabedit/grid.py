@@ -10,6 +10,7 @@ Dask is imported where it is used: reading results needs none.
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 import tempfile
@@ -17,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -255,10 +256,23 @@ def _connected(cluster: Cluster) -> Iterator["Client"]:
             memory_limit=0,
             dashboard_address="127.0.0.1:0",
             local_directory=scratch,
+            silence_logs=logging.ERROR,
         ) as local,
         Client(local, set_as_default=False) as client,
     ):
         yield client
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What a worker sends back: a result or a failure."""
+
+    result: Fields | None
+    failure: Failure | None
+    seconds: float
+
+    def record(self, job: Job) -> Record:
+        return Record(job.id, job.label, job.identity, self.result, self.failure, self.seconds)
 
 
 def _outcomes(
@@ -268,20 +282,18 @@ def _outcomes(
     import cloudpickle  # noqa: PLC0415
     from distributed import as_completed  # noqa: PLC0415
 
-    def submit(job: Job, before: Sequence["Future[Record]"], *, priority: int) -> "Future[Record]":
-        # The key is fresh: a scheduler that lives on must not answer from an earlier run.
-        packed = cloudpickle.dumps((job.work, job.given))
-        bare = replace(job, work=_unpacked, given=None)
-        future: Future[Record] = client.submit(
-            _attempt, bare, packed, before, threads=threads, pure=False, priority=priority
-        )
-        return future
-
-    made: dict[str, Future[Record]] = {}
-    futures: dict[Future[Record], tuple[Job, bool]] = {}
+    made: dict[str, Future[_Ended]] = {}
+    futures: dict[Future[_Ended], tuple[Job, bool]] = {}
     for job, is_shared in [*((job, True) for job in shared), *((job, False) for job in pending)]:
-        before = [made[name] for name in job.after if name in made]
-        future = submit(job, before, priority=int(is_shared))
+        future: Future[_Ended] = client.submit(
+            _attempt,
+            cloudpickle.dumps((job.work, job.given)),
+            [made[name] for name in job.after if name in made],
+            threads=threads,
+            # A fresh key: a scheduler that lives on must not answer from an earlier run.
+            pure=False,
+            priority=int(is_shared),
+        )
         futures[future] = (job, is_shared)
         if is_shared:
             made[job.id] = future
@@ -290,42 +302,37 @@ def _outcomes(
         job, is_shared = futures.pop(future)
         error = future.exception()
         if error is None:
-            yield future.result(), is_shared
+            yield future.result().record(job), is_shared
             continue
         # `_attempt` catches what a job raises; what is left is a worker that died under it.
         failure = Failure(type(error).__name__, _DIED, "")
-        yield Record(job.id, job.label, job.identity, None, failure, 0.0), is_shared
+        yield _Ended(None, failure, 0.0).record(job), is_shared
 
 
-def _unpacked(_given: object) -> Fields:
-    raise AssertionError("a job's work travels packed")
-
-
-def _attempt(job: Job, packed: bytes, before: Sequence[Record], *, threads: int) -> Record:
-    """Run a job on a worker; an error becomes part of the record.
+def _attempt(packed: bytes, before: Sequence[_Ended], *, threads: int) -> _Ended:
+    """Run a job on a worker; an error becomes a failure.
 
     Work and input come packed: what a worker cannot unpack is that job's failure. If Dask unpacked
     them, the worker would drop the connection and the run would wait for ever.
     """
     for earlier in before:
         if earlier.failure is not None:
-            return Record(job.id, job.label, job.identity, None, earlier.failure, 0.0)
+            return _Ended(None, earlier.failure, 0.0)
     _limit_threads(threads)
     began = time.perf_counter()
     try:
         work, given = pickle.loads(packed)  # noqa: S301  packed by this run's own client
         result = work(given)
     except Exception as error:  # noqa: BLE001  whatever it is, the other jobs go on
-        return _failed(job, error, seconds=time.perf_counter() - began)
-    return Record(job.id, job.label, job.identity, result, None, time.perf_counter() - began)
+        return _Ended(None, _failure(error), time.perf_counter() - began)
+    return _Ended(result, None, time.perf_counter() - began)
 
 
-def _failed(job: Job, error: BaseException, *, seconds: float) -> Record:
+def _failure(error: Exception) -> Failure:
     own = isinstance(error, CollabEditError)
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    failure = Failure(type(error).__name__, str(error) if own else _FOREIGN, place)
-    return Record(job.id, job.label, job.identity, None, failure, seconds)
+    return Failure(type(error).__name__, str(error) if own else _FOREIGN, place)
 
 
 def _limit_threads(count: int) -> None:

@@ -262,8 +262,9 @@ def _measure(
 ) -> list[Measurement]:
     """Measure a model after the last of `rounds`: all edits so far, and each part of them."""
     number = len(rounds)
-    parts = [[edit for edit in each.intended if edit not in _contested(each)] for each in rounds]
     contested = [edit for each in rounds for edit in _contested(each)]
+    apart = frozenset(contested)
+    parts = [[edit for edit in each.intended if edit not in apart] for each in rounds]
     plain = [edit for part in parts for edit in part]
     outcomes = outcomes_of(model, [*plain, *contested])
     found = edit_measurements(outcomes, part=WHOLE, after_round=number)
@@ -284,5 +285,6 @@ def _measure(
     return found
 
 
-def _contested(each: Round) -> tuple[Edit, ...]:
-    return tuple(conflict.target for conflict in each.conflicts)
+def _contested(each: Round) -> dict[Edit, None]:
+    """The majority's side of contested facts, in order."""
+    return dict.fromkeys(conflict.target for conflict in each.conflicts)
