@@ -39,6 +39,7 @@ _LABEL_BYTES = b"collabedit/v1/job\n"
 _FOREIGN = "not an error of this package; its text is left out, it may quote an input"
 
 _DIED = "its worker died several times under it; look for one that was out of memory"
+_UNABLE = "a worker could not begin it; look whether it has the same version of this package"
 
 
 def job_id(identity: Fields) -> str:
@@ -280,7 +281,7 @@ def _outcomes(
 ) -> Iterator[tuple[Record, bool]]:
     """Submit everything and yield records as they come, with whether it was a preparation."""
     import cloudpickle  # noqa: PLC0415
-    from distributed import as_completed  # noqa: PLC0415
+    from distributed import KilledWorker, as_completed  # noqa: PLC0415
 
     made: dict[str, Future[_Ended]] = {}
     futures: dict[Future[_Ended], tuple[Job, bool]] = {}
@@ -304,8 +305,9 @@ def _outcomes(
         if error is None:
             yield future.result().record(job), is_shared
             continue
-        # `_attempt` catches what a job raises; what is left is a worker that died under it.
-        failure = Failure(type(error).__name__, _DIED, "")
+        # `_attempt` catches what a job raises; what is left is the worker's own.
+        died = isinstance(error, KilledWorker)
+        failure = Failure(type(error).__name__, _DIED if died else _UNABLE, "")
         yield _Ended(None, failure, 0.0).record(job), is_shared
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import get_args
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 from collabedit.experiments import figures as module
 from collabedit.experiments.figures import draw_figures
@@ -50,7 +52,8 @@ def test_a_curve_names_every_method_and_puts_the_trustee_below_the_others(
     assert sorted(labels) == sorted(look.label for look in module._LOOKS.values())
     assert labels[0] == "centralised"
     assert axes.get_ylabel() == "Score"
-    places = [line.lines[0].get_xdata()[0] for line in axes.containers]
+    bars = [bar for bar in axes.containers if isinstance(bar, ErrorbarContainer)]
+    places = [float(np.asarray(bar.lines[0].get_xdata())[0]) for bar in bars]
     assert len(set(places)) == len(METHODS), "equal methods stand beside each other"
     plt.close("all")
     assert (name, caption) == (
@@ -70,8 +73,10 @@ def test_the_same_numbers_give_the_same_file(tmp_path: Path) -> None:
 
 
 def test_a_figure_of_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
-    kinds = ("forgetting", "conflict")
-    asked = [FigureRequest(kind=kind) for kind in kinds]
-    asked.append(FigureRequest(kind="bars", metric="fluency"))
+    asked = [
+        FigureRequest(kind="forgetting"),
+        FigureRequest(kind="conflict"),
+        FigureRequest(kind="bars", metric="fluency"),
+    ]
     assert draw_figures(experiment(*asked), summary(), tmp_path) == []
     assert not list(tmp_path.iterdir())
