@@ -18,6 +18,7 @@ from tests.support.tiny_models import build_tiny_model
 # Many processes that import torch on few and busy cores.
 pytestmark = pytest.mark.timeout(900)
 
+PARITY = {"first_layer_error": 1e-9, "layer_error": 1e-7}
 METHODS = ["task-arithmetic", "collabedit-parallel", "collabedit-sequential", "centralised"]
 LONG = 600.0
 
@@ -35,7 +36,7 @@ def experiment(**changes: Any) -> dict[str, Any]:  # noqa: ANN401  any TOML
         ],
         "grids": [{"methods": METHODS, "parties": [3], "edits_per_party": [1]}],
         "measures": {"perplexity": False},
-        "acceptance": {"first_layer_error": 1e-9, "layer_error": 1e-7, "score_gap": 1e-6},
+        "acceptance": {**PARITY, "score_gap": 1e-6},
         "figures": [{"kind": "bars"}],
         **changes,
     }
@@ -116,7 +117,8 @@ def test_a_killed_run_goes_on_and_a_changed_file_runs_what_changed(
 ) -> None:
     seeds = list(range(6))
     grid = {"methods": ["collabedit-sequential"], "parties": [3], "edits_per_party": [1]}
-    file = write(place, name="killed", grids=[{**grid, "seeds": seeds}], figures=[])
+    rest: dict[str, Any] = {"name": "killed", "acceptance": PARITY, "figures": []}
+    file = write(place, grids=[{**grid, "seeds": seeds}], **rest)
     out = tmp_path / "out"
     options = ("--out", out, "--cache", place / "cache", "--workers", 1, "--threads", 1)
     process = subprocess.Popen(
@@ -140,7 +142,7 @@ def test_a_killed_run_goes_on_and_a_changed_file_runs_what_changed(
     after = stamps(out / "cells")
     assert len(after) == len(seeds)
     assert before.items() <= after.items(), "a finished cell was written again"
-    changed = write(place, name="killed", grids=[{**grid, "seeds": [0, 1, 7]}], figures=[])
+    changed = write(place, grids=[{**grid, "seeds": [0, 1, 7]}], **rest)
     third = run(changed, out)
     assert third.code == 0, third.err
     assert "3 cells, 1 to run" in third.err
@@ -170,7 +172,7 @@ def test_a_failed_cell_is_reported_and_the_others_are_kept(place: Path, tmp_path
         {"editor": "alphaedit", "layers": [1], "nullspace_threshold": 1e-30, "target_steps": 2},
     ]
     grid = {"methods": ["centralised"], "parties": [3], "edits_per_party": [1]}
-    file = write(place, name="failing", editors=editors, grids=[grid])
+    file = write(place, name="failing", editors=editors, grids=[grid], acceptance={})
     out = tmp_path / "out"
     failed = run(file, out)
     assert failed.code == 10, failed.err

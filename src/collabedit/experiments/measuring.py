@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from collabedit.demo.federation import heldout_text
 from collabedit.experiments.deal import Conflict
 from collabedit.experiments.schema import Measures
 from collabedit.intervals import clopper_pearson
+from collabedit.party.editing.assessment import general_text
 from collabedit.party.editing.evaluate import evaluate
 from collabedit.party.editing.fluency import fluency
 from collabedit.party.editing.generation import sampled_texts
@@ -74,7 +74,7 @@ def general_measurements(
     """Measure what is not about single edits: perplexity and fluency."""
     found = []
     if measures.perplexity:
-        value = perplexity(model, heldout_text(), window=_PERPLEXITY_WINDOW)
+        value = perplexity(model, general_text(), window=_PERPLEXITY_WINDOW)
         found.append(Measurement("perplexity", WHOLE, after_round, value))
     prompts = [edit.generation_prompts[0] for edit in edits if edit.generation_prompts]
     prompts = prompts[: measures.fluency_texts]

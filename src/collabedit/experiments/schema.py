@@ -162,6 +162,16 @@ class Acceptance(Section):
     layer_error: Annotated[float, Field(gt=0)] | None = None
     score_gap: Annotated[float, Field(gt=0)] | None = None
 
+    def measurable(self, methods: frozenset[Method]) -> "Acceptance":
+        """Keep the bounds that cells of these methods can be held against."""
+        sessions = bool(PROTOCOL & methods)
+        both = {"collabedit-sequential", "centralised"} <= methods
+        return Acceptance(
+            first_layer_error=self.first_layer_error if sessions else None,
+            layer_error=self.layer_error if sessions else None,
+            score_gap=self.score_gap if both else None,
+        )
+
 
 class FigureRequest(Section):
     """A figure: which kind, of which metric.
@@ -234,6 +244,9 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
+        methods = frozenset(method for grid in self.grids for method in grid.methods)
+        if self.acceptance != self.acceptance.measurable(methods):
+            raise ValueError("acceptance has a bound that no cell of these methods measures")
         titles = [editor.title for editor in self.editors]
         if len(set(titles)) != len(titles):
             raise ValueError("two editors have the same label")

@@ -117,6 +117,19 @@ def test_two_editors_need_two_labels_and_all_but_ridge_a_covariance() -> None:
         Experiment.model_validate(made)
 
 
+def test_a_bound_needs_a_cell_that_measures_it() -> None:
+    made = values(methods=["collabedit-parallel"])
+    made["acceptance"] = {"layer_error": 1e-5}
+    Experiment.model_validate(made)
+    made["acceptance"]["score_gap"] = 1.0
+    with pytest.raises(ValueError, match="no cell of these methods measures"):
+        Experiment.model_validate(made)
+    made["grids"][0]["methods"] = ["collabedit-sequential", "centralised"]
+    bounds = Experiment.model_validate(made).acceptance
+    assert bounds.measurable(frozenset({"centralised"})).layer_error is None
+    assert bounds.measurable(frozenset({"collabedit-sequential"})).score_gap is None
+
+
 @pytest.mark.parametrize("content", [b"\xff", b"version = ", b"x" * (1 << 21)])
 def test_what_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file.toml"
