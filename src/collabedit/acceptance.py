@@ -22,12 +22,12 @@ EFFICACY = 0.75
 of four lost leaves room for that; below, the session did not do what the party came for."""
 
 NEIGHBOURHOOD_DROP = 0.1
-"""Proposed: on the demo's model twelve edits cost up to 5 points of the neighbourhood prompts. An
-edit that takes a whole subject or relation with it costs most of them."""
+"""Proposed: the demo's twelve edits cost 3 to 7 points of the neighbourhood prompts with a
+covariance of prose, and 20 with one of unfit text (LIMITATIONS.md, Editing), to be refused."""
 
 PERPLEXITY_RATIO = 1.1
-"""Proposed: the demo's twelve edits move the perplexity of general text by less than 1 %, and a
-broken layer moves it by orders of magnitude; a short text needs some room."""
+"""Proposed: the same edits move the perplexity of general text by less than 1 %, and a broken layer
+moves it by orders of magnitude; a short text needs some room."""
 
 
 class Acceptance(Section):
