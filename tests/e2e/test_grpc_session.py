@@ -2,13 +2,16 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
+from collabedit.acceptance import Measures, Vote
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.certificates import create_authority
 from collabedit.crypto.ring import to_bytes
@@ -28,7 +31,7 @@ from collabedit.proto.envelope import sign_message
 from collabedit.proto.messages import Advertise, Packet
 from tests.support.federations import TestFederation, build_federation
 from tests.support.lies import Refusal
-from tests.support.networks import Network, client_tls
+from tests.support.networks import HARMFUL, MatrixEditor, Network, client_tls
 
 
 def with_timing(federation: TestFederation, **seconds: float) -> TestFederation:
@@ -403,3 +406,51 @@ def test_the_session_leaves_no_thread_of_ours_behind(tmp_path: Path) -> None:
     run(network, [1, 2, 3])
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith(("rpc", "collect"))]
+
+
+@dataclass
+class SlowEditor(MatrixEditor):
+    """Measures longer than a round lasts and than a silent party is waited for."""
+
+    seconds: float = 6.0
+
+    def measure(self) -> Measures:
+        time.sleep(self.seconds if self.applied else 0.0)
+        return super().measure()
+
+
+@pytest.mark.parametrize("rejecting", [{2}, {2, 3}])
+def test_parties_that_evaluate_for_long_are_neither_late_nor_silent(
+    rejecting: set[int], tmp_path: Path
+) -> None:
+    federation = with_timing(
+        build_federation(4, layers=2, votes=3), round=3.0, liveness=2.0, compute=60.0, join=20.0
+    )
+    network = Network(federation, tmp_path)
+    coordinator = network.coordinator()
+    with network.server(coordinator) as server:
+        threads = []
+        for party in federation.plan.party_ids:
+            after = HARMFUL[Vote.OWN_EDITS if party in rejecting else Vote.ACCEPT]
+            editor = SlowEditor(federation, party, after=after)
+            channel = network.channel(party, server.port, poll_seconds=0.5)
+            threads.append(network.join(party, channel, editor=editor))
+        assert server.run(linger=5.0)
+        for thread in threads:
+            thread.join(30)
+    assert "dropped" not in [event for event, _ in network.events]
+    (voted,) = [fields["votes"] for event, fields in network.events if event == "voted"]
+    assert isinstance(voted, dict)
+    assert {name for name, vote in voted.items() if vote == "own-edits"} == {
+        f"party-{party}" for party in rejecting
+    }
+    if len(rejecting) == 1:
+        assert not network.errors
+        assert all(len(editor.applied) == 2 for editor in network.editors.values())
+        return
+    assert not network.reports
+    for party, own in network.editors.items():
+        error = network.errors[party]
+        assert isinstance(error, SessionAbortedError)
+        assert error.reason is AbortReason.UPDATE_REJECTED
+        assert own.rolled_back

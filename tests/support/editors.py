@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from collabedit.acceptance import Acceptance
 from collabedit.crypto.signing import SigningKey
 from collabedit.demo.federation import own_facts
 from collabedit.demo.methods import Share, edit_alone
@@ -21,10 +22,10 @@ from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.proposal import CONTEXT_TEMPLATES, propose_plan
 from collabedit.party.editing.targets import Targets, TargetSettings, compute_targets
 from collabedit.party.edits import Edit, load_edits
-from collabedit.plan import Coordinator, EditorName, Party, Plan
+from collabedit.plan import Coordinator, EditorName, Layer, Party, Plan
 from collabedit.sketch import Matrix
 from tests.support.randomness import InsecureTestRandomness
-from tests.support.tiny_models import build_tiny_model
+from tests.support.tiny_models import build_tiny_model, teach
 
 EDITORS: tuple[EditorName, ...] = get_args(EditorName)
 WEIGHT = 30.0
@@ -111,6 +112,7 @@ class TinyFederation:
         statistics: Statistics = "sketch",
         schedule: Schedule = "sequential",
         memory: Memory | None = None,
+        acceptance: Acceptance | None = None,
     ) -> Plan:
         def public(party: PartyId) -> str:
             return self.identities[party].verify_key.to_bytes().hex()
@@ -131,6 +133,7 @@ class TinyFederation:
             schedule=schedule,
             statistics=statistics,
             memory=memory,
+            acceptance=acceptance,
             **own_parameters(editor, self.covariance.matrices),
         )
 
@@ -185,6 +188,19 @@ def _split(share: Share, count: int) -> Share:
     return Share(share.edits[:kept], targets, share.edits[kept:])
 
 
+class PoisonEditor(ModelEditor):
+    """Brings columns that no edits make, each as large as the plan allows and no larger."""
+
+    def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
+        bounds, poisoned = self.plan.bounds, []
+        for layer, (keys, residuals) in zip(layers, super().statistics(layers), strict=True):
+            # Where keys of text lie, so that the update hits all of it; one wrong push for all.
+            directions = np.linalg.svd(keys, full_matrices=False)[0]
+            length = np.sqrt(0.99 * bounds.residual_energy / layer.outputs)
+            poisoned.append((directions, np.full(residuals.shape, length)))
+        return poisoned
+
+
 def tiny_federation(
     directory: Path,
     *,
@@ -192,9 +208,15 @@ def tiny_federation(
     edits_each: int = 3,
     model_type: str = "llama",
     layers: Sequence[int] = (1, 2, 3),
+    lessons: str = "",
 ) -> TinyFederation:
-    """Build a federation over a tiny model in float64; everybody's targets are the trustee's."""
+    """Build a federation over a tiny model in float64; everybody's targets are the trustee's.
+
+    With `lessons` the model is trained on that text first.
+    """
     path = build_tiny_model(model_type, directory / "model")
+    if lessons:
+        teach(path, lessons)
     central = load_model(path, dtype="float64")
     windows = torch.randint(2, 290, (64, 24), generator=torch.Generator().manual_seed(5))
     covariance = second_moments(central, windows, layers, provenance={"source": "random tokens"})

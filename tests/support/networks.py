@@ -114,9 +114,17 @@ class Network:
         }
         return GrpcChannel(f"127.0.0.1:{port}", **values)  # type: ignore[arg-type]
 
-    def join(self, party: PartyId, channel: GrpcChannel, *, scale: float = 1.0) -> threading.Thread:
+    def join(
+        self,
+        party: PartyId,
+        channel: GrpcChannel,
+        *,
+        scale: float = 1.0,
+        editor: MatrixEditor | None = None,
+    ) -> threading.Thread:
         federation = self.federation
-        editor = self.editors[party] = MatrixEditor(federation, party, scale=scale)
+        editor = editor or MatrixEditor(federation, party, scale=scale)
+        self.editors[party] = editor
         member = Member(federation.plan, party, federation.identities[party], SystemRandomness())
 
         def body() -> None:

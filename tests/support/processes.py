@@ -23,7 +23,7 @@ import torch
 
 from collabedit import cli
 from collabedit.plan import Plan, load_plan
-from tests.support.tiny_models import build_tiny_model
+from tests.support.tiny_models import build_tiny_model, teach
 
 PROGRAM = (sys.executable, "-c", "from collabedit.cli import main; main()")
 AGGREGATOR_NAME = "hub"
@@ -273,6 +273,7 @@ def build_federation(
     statistics: str = "sketch",
     tile_bytes: int = 4096,
     command: Command = run_command,
+    lessons: str = "",
     editor: Callable[[Federation], Sequence[object]] = lambda federation: (
         *("--covariance", federation.covariance),
         *("--covariance-weight", 20),
@@ -289,12 +290,15 @@ def build_federation(
         statistics: `sketch` or `dense`.
         tile_bytes: of an upload frame.
         command: `run_command` or `run_here`.
+        lessons: text that the tiny model is trained on.
         editor: options of `plan new` about the editor, given what is on disk by then.
     """
     names = tuple(f"party-{number}" for number in range(1, parties + 1))
     federation = Federation(directory, names)
     directory.mkdir(parents=True)
     build_tiny_model(model_type, federation.model, dtype)
+    if lessons:
+        teach(federation.model, lessons)
     command("keys", "ca", federation.ca_directory).ok()
     public = {}
     for name in (AGGREGATOR_NAME, *names):

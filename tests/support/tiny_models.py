@@ -101,6 +101,26 @@ _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 CHECKPOINTS = (*MODEL_TYPES, *_VARIANTS)
 
 
+def teach(path: Path, text: str, *, steps: int = 150) -> None:
+    """Train the model in `path` on a text, so that it has something to lose. Deterministic."""
+    with without_progress_bars():
+        model = AutoModelForCausalLM.from_pretrained(path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+    ids = torch.tensor(tokenizer(text)["input_ids"])
+    window = min(64, len(ids))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        starts = torch.randint(len(ids) - window + 1, (8,), generator=generator)
+        batch = torch.stack([ids[start : start + window] for start in starts])
+        loss = model(input_ids=batch, labels=batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with without_progress_bars():
+        model.save_pretrained(path)
+
+
 def model_type_of(checkpoint: str) -> str:
     """Return transformers' name of the architecture of one of `CHECKPOINTS`."""
     return _VARIANTS[checkpoint][0] if checkpoint in _VARIANTS else checkpoint
