@@ -8,17 +8,19 @@ the encoded vector, or in a counting task the digests of its items, which become
 group secret is known. So one task never has two contributions.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
+from collabedit.errors import NumericError
 from collabedit.exchange import FRAME_HEADER, FRAME_OVERHEAD, TileLayout, encode_frame, tiles_root
-from collabedit.ids import TaskIndex
+from collabedit.ids import PartyId, TaskIndex
 from collabedit.party.counting import Counter
 from collabedit.party.items import digests_from_bytes
 from collabedit.party.states import TaskSetup, Uploaded
 from collabedit.plan import Plan
+from collabedit.sketch import Matrix
 
 
 @dataclass(slots=True)
@@ -85,3 +87,34 @@ def masked_upload(
 ) -> MaskedUpload:
     """Prepare the frames of an encoded contribution."""
     return MaskedUpload(encoded, masks, TileLayout.of(plan, task))
+
+
+def check_edits(plan: Plan, me: PartyId, edits: int) -> None:
+    """Refuse more edits than the plan allows a party.
+
+    Raises:
+        NumericError: says how many it allows.
+    """
+    allowed = plan.max_edits([me])
+    if edits > allowed:
+        raise NumericError(f"{edits} edits, the plan allows {plan.party_name(me)} {allowed}")
+
+
+def check_statistics(plan: Plan, me: PartyId, statistics: Sequence[tuple[Matrix, Matrix]]) -> None:
+    """Refuse more columns than the plan counts on.
+
+    They would exceed the sketch's capacity, and the merge would be wrong for everybody without an
+    error showing.
+
+    Args:
+        plan: the plan.
+        me: the party.
+        statistics: K̃ [d', n + past edits] and R [d_out, n] of each layer of a task.
+
+    Raises:
+        NumericError: says how many it allows.
+    """
+    check_edits(plan, me, max(residuals.shape[1] for _, residuals in statistics))
+    past = max(keys.shape[1] - residuals.shape[1] for keys, residuals in statistics)
+    if past > plan.max_past_edits:
+        raise NumericError(f"{past} past edits, the plan's memory allows {plan.max_past_edits}")

@@ -1,18 +1,16 @@
 """A party's whole session: join, one secure sum after the other, apply each verified update.
 
-The protocol is `task`; this module is its driver. It owns the order of things that matter: a
-contribution is encoded, and so checked against the plan's bounds, before the party's first message
-of the task; an update is applied only after at least a threshold of parties signed the same one,
-but for a trial before a vote; and if the session ends early, everything that was applied is taken
-back. With a journal (`replay`) a session whose process died goes on where it was.
+The protocol is `task`, and `driver` takes it through one sum. This module owns the order of things
+that matter: a contribution is encoded, and so checked against the plan's bounds, before the party's
+first message of the task; an update is applied only after at least a threshold of parties signed
+the same one, but for a trial before a vote; and if the session ends early, everything that was
+applied is taken back. With a journal (`replay`) a session whose process died goes on where it was.
 """
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from collabedit.acceptance import Assessment, Vote, describe
 from collabedit.crypto.ring import to_bytes
 from collabedit.errors import (
     AbortReason,
@@ -23,16 +21,15 @@ from collabedit.errors import (
     ProtocolError,
     SessionAbortedError,
     StorageError,
-    TransportError,
-    UnexpectedMessageError,
 )
 from collabedit.exchange import contribution_vector, plan_encoding
 from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.party import states as s
 from collabedit.party.candidate import Candidate, has_voted
 from collabedit.party.channel import Channel
-from collabedit.party.contribution import contributed_vector, masked_upload
+from collabedit.party.contribution import check_edits, check_statistics
 from collabedit.party.decisions import Decision
+from collabedit.party.driver import TaskDriver
 from collabedit.party.entries import EditsCounted, TaskCompleted
 from collabedit.party.items import Item
 from collabedit.party.journal import PartyJournal
@@ -46,7 +43,6 @@ from collabedit.party.member import (
 )
 from collabedit.party.overlap import OwnEdits, Review, accept
 from collabedit.party.replay import InputLog, Replayed, replay_task
-from collabedit.party.task import advance, receive
 from collabedit.party.witness import Witness
 from collabedit.plan import format_digest
 from collabedit.proto import messages as m
@@ -58,9 +54,6 @@ from collabedit.proto.envelope import (
 )
 from collabedit.proto.evidence import EvidenceSink
 from collabedit.proto.votes import name_votes
-from collabedit.sketch import Matrix
-
-_POLL_SECONDS = 1.0
 
 
 def _ignore(event: str, fields: Mapping[str, object]) -> None:
@@ -169,11 +162,17 @@ class _Session:
         self._own = own
         self._review = review
         self._observer = observer
-        self._cursor = 0
+        self._driver = TaskDriver(
+            self._plan,
+            channel,
+            log=self._log,
+            witness=witness,
+            ledger=ledger,
+            observer=observer,
+        )
         self._resuming = False
         self._entered = False
         self.chain = b""
-        self._state: s.State | None = None
         self._context: m.Context | None = None
         self._farewell = m.Abort(AbortReason.PARTY_LEFT, member.me)
         self.session_id = b""
@@ -234,7 +233,7 @@ class _Session:
         context = m.Context(plan.digest, self.session_id, TaskIndex(0), self.chain)
         open_envelope(answer, m.Welcome, context=context, identities=plan.identity)
         self._enter(context)
-        self._channel.open(self.session_id, cursor=self._cursor)
+        self._channel.open(self.session_id, cursor=self._driver.cursor)
         self._observer("joined", {"session": self.session_id.hex()[:16]})
 
     def _enter(self, context: m.Context) -> None:
@@ -245,7 +244,7 @@ class _Session:
             return
         unfinished = journal.unfinished
         if unfinished is not None and unfinished.start.session_id == self.session_id:
-            self._cursor = unfinished.cursor
+            self._driver.cursor = unfinished.cursor
             self._resuming = self._entered = True
             if unfinished.task is None and not unfinished.completed:
                 # The process may have died before it noted the session; nothing is signed yet.
@@ -299,14 +298,14 @@ class _Session:
     def _run_task(self, task: TaskIndex, editor: Editor, candidate: Candidate) -> TaskReport:
         plan, layers = self._plan, self._plan.tasks[task]
         self._context = self._context_of(task)
-        self._state = None
+        self._driver.reset()
         started = time.monotonic()
         replayed = self._replay()
         brought = self._bring(task, editor) if replayed is None else replayed.brought
         computed = time.monotonic()
         self._observer("computed", {"task": task, "layers": [layer.index for layer in layers]})
-        completed, bundle, assessment = self._sum(brought, replayed, candidate)
         setup = self._setup()
+        completed, bundle, assessment = self._driver.run(setup, brought, replayed, candidate)
         self.chain = next_chain(self.chain, completed.update_digest)
         # The aggregator is at the next task by now: a farewell from here on belongs there.
         self._context = self._context_of(TaskIndex(task + 1))
@@ -315,7 +314,7 @@ class _Session:
             counted = self._count(setup, completed, brought, bundle)
         done = TaskCompleted(
             task,
-            self._cursor,
+            self._driver.cursor,
             completed.update_digest,
             completed.sum_digest,
             computed - started,
@@ -382,153 +381,14 @@ class _Session:
         plan = self._plan
         try:
             if plan.counting(task) is not None:
-                self._check_count(len(self._own))
+                check_edits(plan, self._member.me, len(self._own))
                 return self._own.brought()
             statistics = editor.statistics(plan.tasks[task])
-            self._check_counts(statistics)
+            check_statistics(plan, self._member.me, statistics)
             return to_bytes(plan_encoding(plan).encode(contribution_vector(plan, task, statistics)))
         except NumericError:
             self._farewell = m.Abort(AbortReason.INPUT_REFUSED, self._member.me)
             raise
-
-    def _check_counts(self, statistics: list[tuple[Matrix, Matrix]]) -> None:
-        # More edits than the plan counts on would exceed the sketch's capacity, and the merge would
-        # be wrong for everybody without an error showing.
-        self._check_count(max(residuals.shape[1] for _, residuals in statistics))
-        past = max(keys.shape[1] - residuals.shape[1] for keys, residuals in statistics)
-        if past > self._plan.max_past_edits:
-            raise NumericError(
-                f"{past} past edits, the plan's memory allows {self._plan.max_past_edits}"
-            )
-
-    def _check_count(self, edits: int) -> None:
-        if edits > self._max_edits():
-            name = self._plan.party_name(self._member.me)
-            raise NumericError(f"{edits} edits, the plan allows {name} {self._max_edits()}")
-
-    def _max_edits(self) -> int:
-        return self._plan.federation.parties[self._member.me - 1].max_edits
-
-    def _sum(
-        self, brought: bytes | memoryview, replayed: Replayed | None, candidate: Candidate
-    ) -> tuple[s.Completed, bytes, Assessment | None]:
-        bundle, assessment = b"", None
-        try:
-            if replayed is None:
-                self._take(self._log.start_task(self._setup(), brought))
-            else:
-                bundle, assessment = replayed.bundle, replayed.assessment
-                self._take(replayed.step, replayed=True)
-            while not isinstance(self._state, s.Completed):
-                state = self._state
-                if isinstance(state, s.Contributing):
-                    self._upload(state, brought)
-                elif isinstance(state, s.FetchingUpdate):
-                    bundle, assessment = self._fetch(state, candidate)
-                elif state is not None:
-                    self._receive(state)
-        except SessionAbortedError:
-            raise
-        except ProtocolError:
-            self._look_for_abort(seconds=_POLL_SECONDS)
-            raise
-        except TransportError:
-            # Only what is here already: an abort that follows is the consequence, not the cause.
-            self._look_for_abort(seconds=0.0)
-            raise
-        return self._state, bundle, assessment
-
-    def _upload(self, state: s.Contributing, brought: bytes | memoryview) -> None:
-        task = state.setup.context.task
-        encoded = contributed_vector(state.setup, brought, state.group_secret)
-        upload = masked_upload(self._plan, task, encoded, state.masks)
-        self._observer("uploading", {"task": task, "tiles": upload.layout.tiles})
-        self._channel.upload(task, upload.frames)
-        self._observer("uploaded", {"task": task})
-        event = upload.uploaded()
-        step = advance(state, event)
-        self._log.uploaded(event, step)
-        self._take(step)
-
-    def _fetch(
-        self, state: s.FetchingUpdate, candidate: Candidate
-    ) -> tuple[bytes, Assessment | None]:
-        task = state.setup.context.task
-        bundle = self._channel.download(task, limit=state.update_bytes)
-        digest = hashlib.sha256(bundle).digest()
-        assessment, vote = None, Vote.NONE
-        # Bytes that are not the released ones are not even tried.
-        if self._plan.is_voted(task) and digest == state.update_digest:
-            assessment = candidate.assess(task, bundle)
-            vote = assessment.vote
-            self._observer("assessed", {"task": task, **describe(assessment)})
-        step = advance(state, s.UpdateFetched(digest, vote))
-        self._log.fetched(task, bundle, step, assessment)
-        self._take(step)
-        return bundle, assessment
-
-    def _look_for_abort(self, *, seconds: float) -> None:
-        """Raise the abort that waits in the mailbox, if there is one.
-
-        A call that was refused is often only the consequence: the aggregator ended the session, or
-        went on without us, and the reason is still on its way.
-        """
-        while self._state is not None and not isinstance(self._state, s.Completed | s.Aborted):
-            try:
-                packet = self._channel.next_packet(seconds)
-            except (ProtocolError, TransportError):
-                return  # the first error says more
-            if packet is None:
-                return
-            if packet.envelope.kind == m.KINDS[m.Abort]:
-                self._take(receive(self._state, packet))
-
-    def _receive(self, state: s.State) -> None:
-        packet = self._next_packet()
-        self._cursor += 1
-        try:
-            step = self._witness.receive(state, packet)
-        except UnexpectedMessageError:
-            # A repeated or late packet; the state stays as it is.
-            self._observer("ignored", {"kind": packet.envelope.kind})
-            return
-        self._log.received(packet, self._cursor, step)
-        self._take(step)
-
-    def _next_packet(self) -> m.Packet:
-        timing = self._plan.timing
-        # The aggregator itself waits at most this long for the slowest peer, in any round.
-        limit = timing.liveness + max(timing.join, timing.compute, timing.upload, timing.round)
-        deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
-            packet = self._channel.next_packet(_POLL_SECONDS)
-            if packet is not None:
-                return packet
-        raise SessionAbortedError(
-            AbortReason.TIMEOUT, f"no message for {limit:.0f} s", culprit="aggregator"
-        )
-
-    def _take(self, step: s.Step, *, replayed: bool = False) -> None:
-        self._state = step.state
-        if isinstance(step.state, s.AwaitingRelease) and self._ledger is not None:
-            task = step.state.setup.context.task
-            self._ledger.record(self.session_id, task, replayed=replayed)
-        if isinstance(step.state, s.Aborted):
-            with contextlib.suppress(CollabEditError):
-                self._deliver(step)
-            aborted = step.state
-            culprit = aborted.culprit
-            raise SessionAbortedError(
-                aborted.reason,
-                aborted.detail.removeprefix(f"{aborted.reason.name}: "),
-                culprit="" if culprit is None else self._plan.party_name(culprit),
-            )
-        self._observer("state", {"state": type(step.state).__name__})
-        self._deliver(step)
-
-    def _deliver(self, step: s.Step) -> None:
-        for packet in step.outbound:
-            self._channel.deliver(packet)
 
     def leave(self, error: BaseException) -> None:
         """End the session on our side, unless it can be resumed after `error`."""
@@ -544,11 +404,10 @@ class _Session:
 
     def _say_farewell(self) -> None:
         """Tell the aggregator that we are gone, if it can still be told and doesn't know."""
-        if self._context is None or not self.session_id or isinstance(self._state, s.Aborted):
+        if self._context is None or not self.session_id or self._driver.is_over:
             return
         with contextlib.suppress(CollabEditError):
-            if self._state is not None and not isinstance(self._state, s.Completed):
-                self._deliver(advance(self._state, s.LeaveSession(self._farewell.reason)))
+            if self._driver.leave(self._farewell.reason):
                 return
             # Between two tasks no state machine runs that could say it.
             farewell = sign_message(

@@ -1,0 +1,222 @@
+"""One secure sum at a party: the state machine of `task` between the channel and the journal.
+
+Whatever the machine accepts is durable before what it causes leaves (`replay`), and an opening is
+written down before the shares that open it leave.
+"""
+
+import contextlib
+import hashlib
+import time
+
+from collabedit.acceptance import Assessment, Vote, describe
+from collabedit.errors import (
+    AbortReason,
+    CollabEditError,
+    ProtocolError,
+    SessionAbortedError,
+    TransportError,
+    UnexpectedMessageError,
+)
+from collabedit.party import states as s
+from collabedit.party.candidate import Candidate
+from collabedit.party.channel import Channel
+from collabedit.party.contribution import contributed_vector, masked_upload
+from collabedit.party.member import Observer, OpeningRecord
+from collabedit.party.replay import InputLog, Replayed
+from collabedit.party.task import advance, receive
+from collabedit.party.witness import Witness
+from collabedit.plan import Plan
+from collabedit.proto import messages as m
+
+_POLL_SECONDS = 1.0
+
+
+class TaskDriver:
+    """Drives the tasks of one session, one after the other.
+
+    Args:
+        plan: the plan.
+        channel: to the aggregator.
+        log: told of every input.
+        witness: stands before the machine; sees contradictions of the aggregator.
+        ledger: told before each opening.
+        observer: told of every event.
+
+    Attributes:
+        cursor: packets of the mailbox that were taken so far.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        channel: Channel,
+        *,
+        log: InputLog,
+        witness: Witness,
+        ledger: OpeningRecord | None,
+        observer: Observer,
+    ) -> None:
+        self._plan = plan
+        self._channel = channel
+        self._log = log
+        self._witness = witness
+        self._ledger = ledger
+        self._observer = observer
+        self._state: s.State | None = None
+        self.cursor = 0
+
+    def run(
+        self,
+        setup: s.TaskSetup,
+        brought: bytes | memoryview,
+        replayed: Replayed | None,
+        candidate: Candidate,
+    ) -> tuple[s.Completed, bytes, Assessment | None]:
+        """Take part in one sum, to its end.
+
+        Args:
+            setup: of the task.
+            brought: what it gets from us (`contribution.contributed_vector`).
+            replayed: where the journal left the task; None to begin it.
+            candidate: tries the update if the plan has it voted on.
+
+        Returns:
+            The last state, the released bytes, and what our vote rests on.
+
+        Raises:
+            SessionAbortedError: the task ended early, on either side.
+            ProtocolError, TransportError, StorageError: see `session.run_session`.
+        """
+        bundle, assessment = b"", None
+        try:
+            if replayed is None:
+                self._take(self._log.start_task(setup, brought))
+            else:
+                bundle, assessment = replayed.bundle, replayed.assessment
+                self._take(replayed.step, replayed=True)
+            while not isinstance(self._state, s.Completed):
+                state = self._state
+                if isinstance(state, s.Contributing):
+                    self._upload(state, brought)
+                elif isinstance(state, s.FetchingUpdate):
+                    bundle, assessment = self._fetch(state, candidate)
+                elif state is not None:
+                    self._receive(state)
+        except SessionAbortedError:
+            raise
+        except ProtocolError:
+            self._look_for_abort(seconds=_POLL_SECONDS)
+            raise
+        except TransportError:
+            # Only what is here already: an abort that follows is the consequence, not the cause.
+            self._look_for_abort(seconds=0.0)
+            raise
+        return self._state, bundle, assessment
+
+    def _upload(self, state: s.Contributing, brought: bytes | memoryview) -> None:
+        task = state.setup.context.task
+        encoded = contributed_vector(state.setup, brought, state.group_secret)
+        upload = masked_upload(self._plan, task, encoded, state.masks)
+        self._observer("uploading", {"task": task, "tiles": upload.layout.tiles})
+        self._channel.upload(task, upload.frames)
+        self._observer("uploaded", {"task": task})
+        event = upload.uploaded()
+        step = advance(state, event)
+        self._log.uploaded(event, step)
+        self._take(step)
+
+    def _fetch(
+        self, state: s.FetchingUpdate, candidate: Candidate
+    ) -> tuple[bytes, Assessment | None]:
+        task = state.setup.context.task
+        bundle = self._channel.download(task, limit=state.update_bytes)
+        digest = hashlib.sha256(bundle).digest()
+        assessment, vote = None, Vote.NONE
+        # Bytes that are not the released ones are not even tried.
+        if self._plan.is_voted(task) and digest == state.update_digest:
+            assessment = candidate.assess(task, bundle)
+            vote = assessment.vote
+            self._observer("assessed", {"task": task, **describe(assessment)})
+        step = advance(state, s.UpdateFetched(digest, vote))
+        self._log.fetched(task, bundle, step, assessment)
+        self._take(step)
+        return bundle, assessment
+
+    def _look_for_abort(self, *, seconds: float) -> None:
+        """Raise the abort that waits in the mailbox, if there is one.
+
+        A call that was refused is often only the consequence: the aggregator ended the session, or
+        went on without us, and the reason is still on its way.
+        """
+        while self._state is not None and not isinstance(self._state, s.Completed | s.Aborted):
+            try:
+                packet = self._channel.next_packet(seconds)
+            except (ProtocolError, TransportError):
+                return  # the first error says more
+            if packet is None:
+                return
+            if packet.envelope.kind == m.KINDS[m.Abort]:
+                self._take(receive(self._state, packet))
+
+    def _receive(self, state: s.State) -> None:
+        packet = self._next_packet()
+        self.cursor += 1
+        try:
+            step = self._witness.receive(state, packet)
+        except UnexpectedMessageError:
+            # A repeated or late packet; the state stays as it is.
+            self._observer("ignored", {"kind": packet.envelope.kind})
+            return
+        self._log.received(packet, self.cursor, step)
+        self._take(step)
+
+    def _next_packet(self) -> m.Packet:
+        timing = self._plan.timing
+        # The aggregator itself waits at most this long for the slowest peer, in any round.
+        limit = timing.liveness + max(timing.join, timing.compute, timing.upload, timing.round)
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            packet = self._channel.next_packet(_POLL_SECONDS)
+            if packet is not None:
+                return packet
+        raise SessionAbortedError(
+            AbortReason.TIMEOUT, f"no message for {limit:.0f} s", culprit="aggregator"
+        )
+
+    def _take(self, step: s.Step, *, replayed: bool = False) -> None:
+        self._state = step.state
+        if isinstance(step.state, s.AwaitingRelease) and self._ledger is not None:
+            context = step.state.setup.context
+            self._ledger.record(context.session_id, context.task, replayed=replayed)
+        if isinstance(step.state, s.Aborted):
+            with contextlib.suppress(CollabEditError):
+                self._deliver(step)
+            aborted = step.state
+            culprit = aborted.culprit
+            raise SessionAbortedError(
+                aborted.reason,
+                aborted.detail.removeprefix(f"{aborted.reason.name}: "),
+                culprit="" if culprit is None else self._plan.party_name(culprit),
+            )
+        self._observer("state", {"state": type(step.state).__name__})
+        self._deliver(step)
+
+    def _deliver(self, step: s.Step) -> None:
+        for packet in step.outbound:
+            self._channel.deliver(packet)
+
+    def reset(self) -> None:
+        """Forget the task that is over; the next one has no state yet."""
+        self._state = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the task ended early, so that the aggregator knows that we are gone."""
+        return isinstance(self._state, s.Aborted)
+
+    def leave(self, reason: AbortReason) -> bool:
+        """Say farewell inside a task; return whether there was one to leave."""
+        if self._state is None or isinstance(self._state, s.Completed):
+            return False
+        self._deliver(advance(self._state, s.LeaveSession(reason)))
+        return True
