@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from collabedit.crypto.ring import RingArray, from_bytes
+from collabedit.editing import Layer
 from collabedit.errors import MalformedMessageError
 from collabedit.exchange import (
     TileLayout,
@@ -18,7 +19,7 @@ from collabedit.exchange import (
     plan_encoding,
 )
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
-from collabedit.plan import Layer, Plan
+from collabedit.plan import Plan
 from collabedit.proto.codec import decode_body, decode_packet
 from collabedit.proto.messages import ProposeSurvivors
 from collabedit.simulation import Delivery, Outcome

@@ -39,13 +39,14 @@ from collabedit.aggregator import service
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
+from collabedit.editing import Layer
 from collabedit.errors import CollabEditError
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.client import ClientTls, GrpcChannel
 from collabedit.party.decisions import Decision
 from collabedit.party.member import Member
 from collabedit.party.session import run_session
-from collabedit.plan import Layer, load_plan
+from collabedit.plan import load_plan
 from collabedit.proto import messages as m
 from collabedit.proto.codec import encode_collect_request
 from collabedit.proto.envelope import sign_message

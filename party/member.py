@@ -7,10 +7,11 @@ from typing import Protocol, TypeAlias
 from collabedit.acceptance import Assessment, Measures
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
+from collabedit.editing import Layer
 from collabedit.errors import PlanError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party.decisions import Decision
-from collabedit.plan import Layer, Plan
+from collabedit.plan import Plan
 from collabedit.proto.envelope import check_identities
 from collabedit.sketch import LowRankUpdate, Matrix
 

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from peft.utils.merge_utils import ties
 
+from collabedit.editing import Editing
 from collabedit.errors import NumericError
-from collabedit.plan import Editing
 
 Matrix: TypeAlias = NDArray[np.float64]
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from collabedit.acceptance import Measures
+from collabedit.editing import Editing, Layer
 from collabedit.errors import InputError, ModelError, NumericError, PlanError
 from collabedit.ids import LayerIndex
 from collabedit.party.decisions import Decision
@@ -27,7 +28,7 @@ from collabedit.party.editing.targets import Targets, TargetSettings, compute_ta
 from collabedit.party.editing.updates import apply_saved, load_history
 from collabedit.party.edits import Edit, edits_digest
 from collabedit.party.items import paraphrase_requests
-from collabedit.plan import Editing, Layer, Plan
+from collabedit.plan import Plan
 from collabedit.sketch import LowRankUpdate, Matrix
 
 

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from collabedit.editing import EditorName
 from collabedit.party.editing.architectures import UNPUBLISHED, Architecture, Defaults
-from collabedit.plan import EditorName
 
 RIDGE_SHIFT = 0.0
 """λ_l: start value of MALMEN's training."""

@@ -14,7 +14,9 @@ import torch
 from collabedit.acceptance import Acceptance
 from collabedit.crypto.graph import FULL_GRAPH_PARTIES
 from collabedit.crypto.rng import Randomness
+from collabedit.editing import Editing, EditorName, Layer, Targets
 from collabedit.errors import InputError, NumericError
+from collabedit.federation import Coordinator, Federation, Party
 from collabedit.memory import Memory
 from collabedit.overlap import Overlap, Policy, smallest_tables
 from collabedit.party.editing.covariance import Covariance
@@ -29,20 +31,7 @@ from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.tokens import prompt_ids
 from collabedit.party.editing.updates import SavedUpdate, continued
 from collabedit.party.edits import SLOT
-from collabedit.plan import (
-    Aggregation,
-    Bounds,
-    Coordinator,
-    Editing,
-    EditorName,
-    Federation,
-    Layer,
-    Model,
-    Party,
-    Plan,
-    Targets,
-    Timing,
-)
+from collabedit.plan import Aggregation, Bounds, Model, Plan, Timing
 from collabedit.sketch import OVERSAMPLING, Matrix
 from collabedit.threat_model import minimum_threshold, proposed_corruptions
 

@@ -15,9 +15,10 @@ import numpy as np
 from collabedit.bounds import check_columns, check_past, check_update
 from collabedit.crypto.fixedpoint import FixedPoint
 from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
+from collabedit.editing import Layer
 from collabedit.errors import BoundsError, MalformedMessageError, NumericError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
-from collabedit.plan import Layer, Plan
+from collabedit.plan import Plan
 from collabedit.sketch import (
     DenseStatistics,
     GramSketch,

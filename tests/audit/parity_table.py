@@ -25,13 +25,14 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from collabedit.editing import EditorName
 from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.memory import Memory
 from collabedit.party.editing.baselines import PastKeys, centralised
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.editor import key_maps
-from collabedit.plan import EditorName, Plan
+from collabedit.plan import Plan
 from collabedit.simulation import Apply, Contribute, Simulation
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.audit.consoles import wide_console

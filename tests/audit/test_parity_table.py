@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from collabedit.editing import EditorName
 from collabedit.memory import Memory
 from collabedit.party.editing.key_map import KeyMap, Matrix
-from collabedit.plan import EditorName
 from tests.audit import parity_table
 from tests.audit.parity_table import LATER_LIMIT, LIMIT, Row, main, random_errors
 from tests.support.editors import EDITORS

@@ -11,13 +11,14 @@ import torch
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.demo.methods import relative_errors
+from collabedit.editing import EditorName
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId
 from collabedit.memory import Memory
 from collabedit.party.editing.editor import ModelEditor
 from collabedit.party.items import edit_items
 from collabedit.party.member import Member, SessionReport
 from collabedit.party.session import run_session
-from collabedit.plan import EditorName, Plan
+from collabedit.plan import Plan
 from tests.support.editors import EDITORS, TinyFederation, tiny_federation
 from tests.support.loopback import LoopbackChannel, driven
 from tests.support.overlaps import with_overlap

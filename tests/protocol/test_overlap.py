@@ -26,7 +26,7 @@ from collabedit.errors import (
 )
 from collabedit.exchange import encode_counts
 from collabedit.ids import PartyId, TaskIndex
-from collabedit.party import session as session_module
+from collabedit.party import driver as driver_module
 from collabedit.party import states as s
 from collabedit.party.contribution import contributed_vector
 from collabedit.party.decisions import Decision
@@ -401,6 +401,6 @@ def test_a_party_that_spoils_the_tables_ends_the_session_for_all(
             vector[0] += np.array(value % 2**64, dtype=np.uint64)
         return vector
 
-    monkeypatch.setattr(session_module, "contributed_vector", spoiled)
+    monkeypatch.setattr(driver_module, "contributed_vector", spoiled)
     room = Room(tmp_path).run()
     refusal(*room.reasons())

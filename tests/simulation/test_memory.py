@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from collabedit.demo.methods import Share, edit_alone
+from collabedit.editing import EditorName
 from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.memory import Memory
@@ -17,7 +18,7 @@ from collabedit.party.editing.editor import ModelEditor, key_maps
 from collabedit.party.editing.keys import compute_keys, current_outputs
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.edits import Edit
-from collabedit.plan import EditorName, Plan
+from collabedit.plan import Plan
 from collabedit.simulation import Simulation
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.editors import EDITORS, TinyFederation, tiny_federation

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from collabedit.demo.methods import Share, edit_alone, relative_errors
+from collabedit.editing import EditorName
 from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party.editing.editor import target_settings
 from collabedit.party.editing.targets import Targets, compute_targets
 from collabedit.party.edits import Edit
 from collabedit.party.items import edit_items, paraphrase_requests
-from collabedit.plan import EditorName, Plan
+from collabedit.plan import Plan
 from collabedit.simulation import Simulation
 from collabedit.sketch import Matrix
 from tests.support.editors import TinyFederation, tiny_federation

@@ -13,6 +13,8 @@ from collabedit.acceptance import Acceptance
 from collabedit.crypto.signing import SigningKey
 from collabedit.demo.federation import own_facts
 from collabedit.demo.methods import Share, edit_alone
+from collabedit.editing import EditorName, Layer
+from collabedit.federation import Coordinator, Party
 from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.memory import Memory
 from collabedit.party.editing.covariance import Covariance, second_moments
@@ -22,7 +24,7 @@ from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.proposal import CONTEXT_TEMPLATES, propose_plan
 from collabedit.party.editing.targets import Targets, TargetSettings, compute_targets
 from collabedit.party.edits import Edit, load_edits
-from collabedit.plan import Coordinator, EditorName, Layer, Party, Plan
+from collabedit.plan import Plan
 from collabedit.sketch import Matrix
 from tests.support.randomness import InsecureTestRandomness
 from tests.support.tiny_models import build_tiny_model, teach

@@ -10,12 +10,12 @@ from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
 from collabedit.crypto.rng import SystemRandomness
+from collabedit.editing import Layer
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.client import ClientTls, GrpcChannel
 from collabedit.party.decisions import Decision
 from collabedit.party.member import Member, SessionReport
 from collabedit.party.session import run_session
-from collabedit.plan import Layer
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.federations import TestFederation, weighed
 

@@ -19,6 +19,7 @@ from collabedit.acceptance import Measures
 from collabedit.cli.console import configure_logs, errors_to_exit_codes, log_observer
 from collabedit.cli.credentials import read_identity, read_tls
 from collabedit.crypto.rng import SystemRandomness
+from collabedit.editing import Layer
 from collabedit.errors import CollabEditError
 from collabedit.ids import LayerIndex
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
@@ -29,7 +30,7 @@ from collabedit.party.ledger import Ledger
 from collabedit.party.member import Member, SessionReport
 from collabedit.party.session import run_session
 from collabedit.party.sessions import EnteredSessions
-from collabedit.plan import Layer, load_plan
+from collabedit.plan import load_plan
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.federations import weighed
 

@@ -18,20 +18,13 @@ from collabedit.cli.console import PreviousOption, check_place, parse_layers, sa
 from collabedit.cli.credentials import read_identity
 from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.rng import SystemRandomness
+from collabedit.editing import Editing, EditorName
 from collabedit.errors import InputError, PlanError
+from collabedit.federation import Coordinator, Party
 from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.memory import Memory
 from collabedit.overlap import Policy
-from collabedit.plan import (
-    Coordinator,
-    Editing,
-    EditorName,
-    Party,
-    Plan,
-    format_digest,
-    load_plan,
-    plan_errors,
-)
+from collabedit.plan import Plan, format_digest, load_plan, plan_errors
 from collabedit.proto.envelope import check_identities
 from collabedit.threat_model import maximum_corruptions
 

@@ -37,8 +37,9 @@ from collabedit.cli.plan import (
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import InputError
+from collabedit.federation import Coordinator, Party
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
-from collabedit.plan import Coordinator, Party, format_digest, plan_errors
+from collabedit.plan import format_digest, plan_errors
 from collabedit.proto.votes import name_votes
 from collabedit.sketch import LowRankUpdate, Matrix
 from collabedit.threat_model import MINIMUM_PARTIES

@@ -14,11 +14,13 @@ from typing import Any
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey, write_private
+from collabedit.editing import EditorName
+from collabedit.federation import Coordinator, Party
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.proposal import propose_plan
 from collabedit.party.edits import Edit, load_edits
-from collabedit.plan import Coordinator, EditorName, Party, Plan, Timing
+from collabedit.plan import Plan, Timing
 
 PARTIES = ("alder-hospital", "birch-library", "cedar-archive")
 AGGREGATOR_NAME = "aggregator"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from collabedit.plan import EditorName
+from collabedit.editing import EditorName
 
 MAXIMUM_FIRST_LAYER_ERROR = 1e-8
 MAXIMUM_LAYER_ERROR = 1e-5

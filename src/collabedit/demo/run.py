@@ -31,6 +31,7 @@ from collabedit.demo.report import (
     labelled_methods,
     write_markdown,
 )
+from collabedit.editing import EditorName
 from collabedit.errors import AcceptanceError, InputError
 from collabedit.party.editing.assessment import general_text
 from collabedit.party.editing.covariance import Covariance, load_covariance
@@ -41,7 +42,7 @@ from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.targets import load_targets, settings_digest
 from collabedit.party.editing.updates import load_update
 from collabedit.party.edits import edits_digest
-from collabedit.plan import EditorName, format_digest
+from collabedit.plan import format_digest
 
 Stage: TypeAlias = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 

@@ -17,6 +17,7 @@ from collabedit.crypto.signing import SigningKey
 from collabedit.demo.methods import Share, Updates
 from collabedit.exchange import contribution_vector
 from collabedit.experiments.schema import Cell, EditorSettings
+from collabedit.federation import Coordinator, Party
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.memory import Memory
 from collabedit.party.editing.covariance import Covariance
@@ -25,7 +26,7 @@ from collabedit.party.editing.hyperparameters import defaults_for
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.proposal import PARAPHRASES, OverlapWish, propose_plan
 from collabedit.party.items import edit_items
-from collabedit.plan import Coordinator, Party, Plan
+from collabedit.plan import Plan
 from collabedit.simulation import Simulation
 from collabedit.sketch import LowRankUpdate, Matrix
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from collabedit.editing import EditorName
 from collabedit.errors import InputError
-from collabedit.plan import EditorName
 from collabedit.section import Name, Section
 from collabedit.threat_model import MAXIMUM_PARTIES, MINIMUM_PARTIES
 

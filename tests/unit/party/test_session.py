@@ -24,7 +24,7 @@ from collabedit.errors import (
     TransportError,
 )
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
-from collabedit.party import session as session_module
+from collabedit.party import driver as driver_module
 from collabedit.party.channel import Frames
 from collabedit.party.member import Member, OpeningRecord, SessionReport
 from collabedit.party.session import run_session
@@ -242,7 +242,7 @@ def test_a_farewell_that_cannot_be_said_does_not_hide_the_reason(tmp_path: Path)
 def test_a_silent_aggregator_is_given_up_after_the_plans_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(driver_module, "_POLL_SECONDS", 0.02)
     federation = build_federation(3)
     timing = Timing(join=0.1, compute=0.1, round=0.1, upload=0.1, liveness=0.1)
     plan = Plan.model_validate({**federation.plan.model_dump(), "timing": timing.model_dump()})

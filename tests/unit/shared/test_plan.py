@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 from collabedit.errors import CollabEditError, PlanError
 from collabedit.exchange import plan_encoding
 from collabedit.ids import AGGREGATOR, PartyId
-from collabedit.plan import (
-    MAXIMUM_PLAN_BYTES,
-    Plan,
-    format_digest,
-    load_plan,
-    parse_plan,
-)
+from collabedit.plan import MAXIMUM_PLAN_BYTES, Plan, format_digest, load_plan, parse_plan
 from collabedit.threat_model import (
     MAXIMUM_PARTIES,
     maximum_corruptions,

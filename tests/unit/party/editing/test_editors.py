@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from collabedit.editing import EditorName
 from collabedit.errors import InputError, NumericError, PlanError
 from collabedit.exchange import contribution_vector, merge_vector, plan_encoding
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
@@ -23,7 +24,7 @@ from collabedit.party.editing.baselines import (
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.editor import key_maps
 from collabedit.party.editing.key_map import KeyMap, null_space_size
-from collabedit.plan import EditorName, Plan
+from collabedit.plan import Plan
 from collabedit.sketch import Matrix
 from tests.support.editors import (
     EDITORS,

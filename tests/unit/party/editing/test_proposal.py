@@ -8,8 +8,10 @@ import torch
 
 from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.signing import SigningKey
+from collabedit.editing import EditorName
 from collabedit.errors import InputError
 from collabedit.exchange import contribution_vector
+from collabedit.federation import Coordinator, Party
 from collabedit.ids import TaskIndex
 from collabedit.party.editing.covariance import Covariance, second_moments
 from collabedit.party.editing.editor import ModelEditor, key_maps, target_settings
@@ -18,7 +20,7 @@ from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.proposal import KEY_FACTOR, RESIDUAL_FACTOR, propose_plan
 from collabedit.party.editing.targets import compute_targets
 from collabedit.party.edits import Edit
-from collabedit.plan import Coordinator, EditorName, Party, Plan
+from collabedit.plan import Plan
 from tests.support.editors import EDITORS, middle_eigenvalue, own_parameters
 from tests.support.randomness import InsecureTestRandomness
 from tests.unit.party.editing.conftest import LoadTiny
