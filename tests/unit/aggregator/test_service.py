@@ -33,6 +33,8 @@ EXPECTED: dict[type[CollabEditError], grpc.StatusCode] = {
     errors.TransportError: STATUS.INTERNAL,
     errors.AcceptanceError: STATUS.INTERNAL,
     errors.DeclinedError: STATUS.INTERNAL,
+    errors.GridError: STATUS.INTERNAL,
+    errors.MemoryFileError: STATUS.RESOURCE_EXHAUSTED,
     RefusalError: STATUS.FAILED_PRECONDITION,
     errors.StorageError: STATUS.RESOURCE_EXHAUSTED,
     errors.JournalError: STATUS.RESOURCE_EXHAUSTED,
