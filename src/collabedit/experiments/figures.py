@@ -146,8 +146,9 @@ def _line(
     method: str,
     label: str,
     *,
-    line: str | None = None,
+    counted: bool = False,
 ) -> None:
+    """Draw a method; a session that counts has a broken line and open marks."""
     look = _LOOKS[method]
     broad = method == "centralised"
     axes.errorbar(
@@ -156,7 +157,8 @@ def _line(
         yerr=_errors(rows),
         color=look.colour,
         marker=look.marker,
-        linestyle=line or look.line,
+        markerfacecolor="white" if counted else look.colour,
+        linestyle="--" if counted else look.line,
         markersize=11 if broad else 5.5,
         linewidth=6 if broad else 1.6,
         alpha=0.55 if broad else 1.0,
@@ -353,9 +355,11 @@ def _overlap(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
         own_rows = rows[(rows["metric"] == chosen)].sort_values("overlap")
         labelled = _labels(own_rows)
         for place, (label, (method, _, policy), own) in enumerate(labelled):
-            shift = 0.8 * (place - len(labelled) / 2)
+            shift = 1.5 * (place - (len(labelled) - 1) / 2)
             at = [100 * rate + shift for rate in own["overlap"]]
-            _line(axes, own, at, method, label, line="--" if policy != "none" else None)
+            _line(axes, own, at, method, label, counted=policy != "none")
+        rates = sorted(100 * rate for rate in set(own_rows["overlap"]))
+        axes.set_xticks(rates, [f"{rate:.0f}" for rate in rates])
         axes.set_xlabel("share of a party's edits that all parties have, percent")
     left.set_yscale("log")
     left.set_ylabel("relative distance, worst layer")
