@@ -1,8 +1,8 @@
 """The figures of a run, as PNG and SVG.
 
 Colours are Okabe and Ito's, which people with any colour vision can tell apart; every method has a
-mark of its own besides. The trustee is a broad grey line or a hollow ring below the others, since a
-method that equals it would otherwise hide it.
+mark of its own besides. Methods that agree would hide each other: the trustee is a broad grey line
+below the others, adding updates a broken line above them, and points stand a little apart.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,7 @@ _LOOKS: dict[str, _Look] = {
     "centralised": _Look("centralised", "#9a9a9a", "o"),
     "collabedit-sequential": _Look("CollabEdit, sequential", "#0072B2", "o"),
     "collabedit-parallel": _Look("CollabEdit, one shot", "#009E73", "s"),
-    "task-arithmetic": _Look("task arithmetic", "#D55E00", "^"),
+    "task-arithmetic": _Look("task arithmetic", "#D55E00", "^", "-."),
     "ties": _Look("TIES", "#CC79A7", "D"),
     "simple-average": _Look("simple average", "#E69F00", "v"),
     "unedited": _Look("unedited", "#000000", "x", ":"),
