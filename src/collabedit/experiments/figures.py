@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from collabedit.experiments.schema import Experiment, FigureRequest
-from collabedit.experiments.statistics import interval_note, last_round
+from collabedit.experiments.statistics import PERCENT, interval_note, last_round
 from collabedit.experiments.tables import HEADINGS
 
 
@@ -227,7 +227,7 @@ def _forgetting(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
     for axes, ((method, editor, memory), own) in zip(grid.flat, panels, strict=False):
         for number in range(1, last + 1):
             line = own[own["part"] == f"round-{number}"].sort_values("after_round")
-            shift = 0.05 * (number - (last + 1) / 2)
+            shift = 0.3 / last * (number - (last + 1) / 2)
             axes.errorbar(
                 line["after_round"] + shift,
                 line["mean"],
@@ -249,6 +249,9 @@ def _forgetting(summary: pd.DataFrame, metric: str | None) -> Drawing | None:
         axes.set_axis_off()
     for axes in grid[:, 0]:
         axes.set_ylabel(_title(name))
+        if name in PERCENT:
+            # Shared by all: a curve at 100 that is cut out of its axis looks like a fall.
+            axes.set_ylim(-3, 103)
     _legend_below(figure, grid.flat[0], min(last, 4))
     note = interval_note(rows)
     return figure, f"{_title(name)} of each round's edits after that and later rounds; {note}."
