@@ -225,9 +225,9 @@ SMALL = Path(__file__).parents[2] / "experiments" / "small"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["headline", "multi-round", "overlap", "conflict"])
+@pytest.mark.parametrize("name", ["headline", "overlap"])
 def test_the_small_experiments_hold_their_bounds_on_a_real_model(name: str, tmp_path: Path) -> None:
-    """Downloads the demo's model, 93 MB."""
+    """Downloads the demo's model, 93 MB. `make experiments` runs the other files, too."""
     out = tmp_path / name
     done = run_command("experiment", "run", SMALL / f"{name}.toml", "--out", out, timeout=1700)
     assert done.code == 0, done.err
