@@ -1,7 +1,5 @@
 """Tensor files of this package: safetensors with a kind and string metadata, written atomically."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from collabedit.durable import replace_file
 from collabedit.errors import InputError
 
 _FORMAT = "collabedit/v1/"
@@ -30,22 +29,13 @@ def save_tensors(
         metadata: kept in the file's header.
         kind: what the file is; `load_tensors` insists on it.
         private: readable by the owner only (mode 0600).
+
+    Raises:
+        StorageError: the disk refuses.
     """
     header = {**metadata, "kind": _FORMAT + kind}
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=header)
-    # mkstemp makes the file 0600 from the start: a private one is never readable, not even briefly.
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if not private:
-            Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    replace_file(path, data, private=private)
 
 
 def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -165,7 +165,7 @@ class _Requests:
 
 @dataclass(slots=True)
 class ModelEditor:
-    """Implements `party.session.Editor` on a transformers model.
+    """Implements `party.member.Editor` on a transformers model.
 
     Attributes:
         plan: the plan.

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 from collabedit.errors import StorageError
@@ -31,22 +32,33 @@ def write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def replace_private(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600, whole or not at all, in place of one that may be there.
+def replace_file(path: Path, data: bytes, *, private: bool) -> None:
+    """Write a file, whole or not at all, in place of one that may be there.
+
+    Several processes may do so at once; the last one's stays.
+
+    Args:
+        path: the file.
+        data: its bytes.
+        private: readable by the owner only (mode 0600), from the start.
 
     Raises:
         StorageError: the disk refuses.
     """
-    fresh = path.with_name(path.name + ".new")
     try:
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        fresh.replace(path)
+            try:
+                write_all(descriptor, data)
+                if not private:
+                    os.fchmod(descriptor, 0o644)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            Path(partial).replace(path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
         sync(path.parent)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error

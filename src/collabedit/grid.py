@@ -11,7 +11,6 @@ Dask is imported where it is used: reading results needs none.
 import hashlib
 import json
 import logging
-import os
 import pickle
 import tempfile
 import time
@@ -22,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from collabedit.durable import sync, write_all
-from collabedit.errors import CollabEditError, InputError, StorageError
+from collabedit.durable import replace_file
+from collabedit.errors import CollabEditError, InputError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -141,19 +140,7 @@ class ResultStore:
             StorageError: the disk refuses.
         """
         text = json.dumps(asdict(record), indent=1, allow_nan=False)
-        path = self._directory / f"{record.id}.json"
-        try:
-            descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            try:
-                write_all(descriptor, f"{text}\n".encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
-            sync(path.parent)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+        replace_file(self._directory / f"{record.id}.json", f"{text}\n".encode(), private=False)
 
     def load(self, name: str) -> Record | None:
         """Read the record of a job; None if it has none.

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from collabedit.cli.console import say, terminal
-from collabedit.durable import replace_private
+from collabedit.durable import replace_file
 from collabedit.errors import DeclinedError
 from collabedit.party.decisions import Decision
 from collabedit.party.overlap import Review
@@ -45,7 +45,7 @@ def overlap_review(path: Path, *, ask: bool) -> Review:
 
     def review(decisions: Sequence[Decision]) -> None:
         report = {"edits": [decision.to_dict() for decision in decisions]}
-        replace_private(path, (json.dumps(report, indent=2) + "\n").encode())
+        replace_file(path, (json.dumps(report, indent=2) + "\n").encode(), private=True)
         shared = sum(decision.copies > 1 for decision in decisions)
         conflicts = sum(decision.is_conflict for decision in decisions)
         left_out = sum(not decision.is_kept for decision in decisions)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.durable import append_line, read_lines, sync
+from collabedit.durable import append_line, read_lines, replace_file, sync
 from collabedit.errors import StorageError
 
 
@@ -85,3 +85,31 @@ def test_the_first_line_makes_the_name_durable_too(
 def test_what_is_not_there_cannot_be_synced(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         sync(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(("private", "mode"), [(True, 0o600), (False, 0o644)])
+def test_a_file_takes_the_place_of_the_one_before(private: bool, mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for data in (b"one", b"two"):
+        replace_file(path, data, private=private)
+        assert path.read_bytes() == data
+    assert path.stat().st_mode & 0o777 == mode
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["os.write", "os.fsync"])
+def test_a_disk_that_refuses_a_file_keeps_the_one_before_and_nothing_else(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"one", private=True)
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(call, refuse)
+    with pytest.raises(StorageError, match="No space left"):
+        replace_file(path, b"two", private=True)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]
