@@ -8,7 +8,9 @@ from typing import TypeAlias
 
 from collabedit.errors import AbortReason, BoundsError, JournalError, SessionAbortedError
 from collabedit.exchange import decode_counts
+from collabedit.ids import PartyId
 from collabedit.party import states as s
+from collabedit.party.contribution import check_edits
 from collabedit.party.counting import Count, Counter
 from collabedit.party.decisions import Decision, decide
 from collabedit.party.entries import EditsCounted
@@ -28,22 +30,28 @@ class OwnEdits:
     """What a party brings to a counting task.
 
     Args:
+        plan: the plan.
+        me: the party.
         items: of its edits, in order.
         past: of the past edits that it brings to the session, in order. They are looked up in the
             tables and not counted.
-        room: requests that it may add to them, within its `max_edits`.
     """
 
-    def __init__(self, items: Sequence[Item], *, room: int, past: Sequence[Item] = ()) -> None:
+    def __init__(
+        self, plan: Plan, me: PartyId, items: Sequence[Item], *, past: Sequence[Item] = ()
+    ) -> None:
+        self._plan = plan
+        self._me = me
         self._items = tuple(items)
         self._past = tuple(past)
-        self._room = room
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     def brought(self) -> bytes:
-        """Return what is fixed before the task's first message, and kept for a restart."""
+        """Return what is fixed before the task's first message, and kept for a restart.
+
+        Raises:
+            NumericError: the plan allows fewer edits.
+        """
+        check_edits(self._plan, self._me, len(self._items))
         return items_to_bytes(self._items)
 
     def read(
@@ -77,20 +85,21 @@ class OwnEdits:
         past = [(item.topic, item.fact) for item in self._past]
         return EditsCounted(tuple(map(tables.count, (*own, *past))))
 
-    def decide(self, plan: Plan, counts: Sequence[Count]) -> tuple[Decision, ...]:
+    def decide(self, counts: Sequence[Count]) -> tuple[Decision, ...]:
         """Decide about each edit.
 
         Raises:
             JournalError: the counts are of other edits.
         """
-        known = len(self._items) + len(self._past)
-        if plan.overlap is None or len(counts) != known:
+        overlap, known = self._plan.overlap, len(self._items) + len(self._past)
+        if overlap is None or len(counts) != known:
             raise JournalError(
                 f"{len(counts)} edits were counted in this session, and {known} are here: resume "
                 "with the edits, and the memory, that it was begun with"
             )
         own = counts[: len(self._items)]
-        return decide(plan.overlap, self._items, own, room=self._room)
+        room = self._plan.max_edits([self._me]) - len(self._items)
+        return decide(overlap, self._items, own, room=room)
 
     def past_claims(self, counts: Sequence[Count]) -> tuple[int, ...]:
         """Return how many edits of this session are about the same as each past one."""

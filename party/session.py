@@ -27,7 +27,7 @@ from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.party import states as s
 from collabedit.party.candidate import Candidate, has_voted
 from collabedit.party.channel import Channel
-from collabedit.party.contribution import check_edits, check_statistics
+from collabedit.party.contribution import check_statistics
 from collabedit.party.decisions import Decision
 from collabedit.party.driver import TaskDriver
 from collabedit.party.entries import EditsCounted, TaskCompleted
@@ -110,7 +110,7 @@ def run_session(
         enter=enter,
         witness=Witness(member.plan, evidence),
         journal=journal,
-        own=OwnEdits(items or (), room=_room(member, items or ()), past=past_items),
+        own=OwnEdits(member.plan, member.me, items or (), past=past_items),
         review=review,
         observer=observer,
     )
@@ -131,10 +131,6 @@ def run_session(
         session.decisions,
         session.past_claims,
     )
-
-
-def _room(member: Member, items: Sequence[Item]) -> int:
-    return member.plan.max_edits([member.me]) - len(items)
 
 
 class _Session:
@@ -344,7 +340,7 @@ class _Session:
 
     def _weigh(self, editor: Editor, counted: EditsCounted | None, *, review: Review) -> None:
         counts = () if counted is None else counted.counts
-        self.decisions = self._own.decide(self._plan, counts)
+        self.decisions = self._own.decide(counts)
         self.past_claims = self._own.past_claims(counts)
         review(self.decisions)
         editor.weigh(self.decisions, self.past_claims)
@@ -381,7 +377,6 @@ class _Session:
         plan = self._plan
         try:
             if plan.counting(task) is not None:
-                check_edits(plan, self._member.me, len(self._own))
                 return self._own.brought()
             statistics = editor.statistics(plan.tasks[task])
             check_statistics(plan, self._member.me, statistics)

@@ -321,11 +321,7 @@ class Simulation:
         return to_bytes(plan_encoding(self._plan).encode(contribute(party, task)))
 
     def _own(self, party: PartyId) -> OwnEdits:
-        items = self._items[party]
-        most = self._plan.max_edits([party])
-        if len(items) > most:
-            raise NumericError(f"{len(items)} edits, the plan allows party {party} {most}")
-        return OwnEdits(items, room=most - len(items))
+        return OwnEdits(self._plan, party, self._items[party])
 
     def _count(
         self, setup: s.TaskSetup, completed: s.Completed, brought: bytes | memoryview
@@ -339,7 +335,7 @@ class Simulation:
             self._refusals.append((party, error))
             self._parties[party].state = s.Aborted(error.reason, None, str(error))
             return
-        self._decisions[party] = own.decide(self._plan, counted.counts)
+        self._decisions[party] = own.decide(counted.counts)
         if self._weigh is not None:
             self._weigh(party, self._decisions[party])
 

@@ -237,7 +237,7 @@ class Member:
         federation = self.world.federation
         if federation.plan.counting(self.task) is None:
             return None
-        own = OwnEdits(federation.items[self.party], room=0)
+        own = OwnEdits(federation.plan, self.party, federation.items[self.party])
         brought = federation.brought(self.party, self.task)
         try:
             counted = own.read(self.setup, state, brought=brought, data=self._bundle)
