@@ -203,13 +203,27 @@ def expand_test_matrix(seed: bytes, *, layer: int, rows: int, columns: int) -> M
         xof = hashlib.shake_256(
             b"collabedit/v1/test-matrix" + seed + struct.pack("<III", layer, start, columns)
         )
-        words = np.frombuffer(xof.digest(16 * pairs), dtype="<u8").reshape(2, pairs)
-        uniform = ((words >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
-        radius = np.sqrt(-2.0 * np.log(uniform[0]))
-        angle = 2.0 * np.pi * uniform[1]
-        normals = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
-        omega[start : start + block] = normals[: block * columns].reshape(block, columns)
+        words = np.frombuffer(xof.digest(16 * pairs), dtype="<u8")
+        omega[start : start + block] = normals(words, rows=block, columns=columns)
     return omega
+
+
+def normals(words: NDArray[np.uint64], *, rows: int, columns: int) -> Matrix:
+    """Turn uniform words into independent standard normals, [rows, columns].
+
+    The first half of the words, of which the upper 53 bits count, gives radii and the second half
+    angles of pairs (Box and Muller 1958); cosines come before sines.
+
+    Args:
+        words: rows·columns of them, one more if that is odd.
+        rows: of the result.
+        columns: of the result.
+    """
+    uniform = ((words >> np.uint64(11)) + np.uint64(1)).reshape(2, -1) * 2.0**-53
+    radius = np.sqrt(-2.0 * np.log(uniform[0]))
+    angle = 2.0 * np.pi * uniform[1]
+    drawn = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    return drawn[: rows * columns].reshape(rows, columns)
 
 
 def sketch(mapped_keys: Matrix, residuals: Matrix, omega: Matrix) -> GramSketch:
