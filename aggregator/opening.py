@@ -11,7 +11,13 @@ from collabedit.aggregator.tiles import TileStore
 from collabedit.bounds import check_magnitude
 from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.errors import AbortReason, BoundsError, NumericError, StorageError
-from collabedit.exchange import encode_bundle, encode_counts, merge_vector, plan_encoding
+from collabedit.exchange import (
+    encode_bundle,
+    encode_checks,
+    encode_counts,
+    merge_vector,
+    plan_encoding,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,8 @@ def open_and_merge(state: Opening, store: TileStore) -> Outcome:
         return _opened(encode_counts(plan, task, total), total)
     # Each party rounds to a multiple of the step: N independent errors, uniform over one step.
     noise = encoding.step * float(np.sqrt(len(state.survivors) / 12))
-    decoded = encoding.decode(total)
+    # Behind the statistics are elements under the parties' pads, for parties alone.
+    decoded = encoding.decode(total[: plan.statistics_length(task)])
     try:
         check_magnitude(
             decoded,
@@ -56,7 +63,7 @@ def open_and_merge(state: Opening, store: TileStore) -> Outcome:
         return MergeRefused(str(error), AbortReason.BOUNDS_EXCEEDED)
     except NumericError as error:
         return MergeRefused(str(error))
-    return _opened(encode_bundle(updates), total)
+    return _opened(encode_bundle(updates) + encode_checks(plan, task, total), total)
 
 
 def _opened(bundle: bytes, total: RingArray) -> OpenedTask:

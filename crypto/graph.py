@@ -69,10 +69,10 @@ class Neighbourhood:
 def plan_neighbourhood(plan: Plan, roster: int, *, task: TaskIndex) -> Neighbourhood:
     """Return the neighbourhoods of `task` under `plan` if its roster has `roster` parties.
 
-    Full for a counting task, whatever the plan says: everybody needs everybody's part of the group
-    secret there (SPEC 4.9(d)).
+    Full where the task has a use for its group secret, whatever the plan says: everybody needs
+    everybody's part of it there (SPEC 4.9(d)).
     """
-    corruptions = None if plan.counting(task) else plan.federation.corruptions
+    corruptions = None if plan.needs_secret(task) else plan.federation.corruptions
     return neighbourhood(roster, threshold=plan.threshold, corruptions=corruptions)
 
 

@@ -7,8 +7,8 @@ goes in, since every deadline of the aggregator from then on is made for computi
 
 from collabedit.acceptance import Assessment, Measures, Vote, judge
 from collabedit.errors import MalformedMessageError, NumericError
-from collabedit.exchange import decode_bundle
 from collabedit.ids import TaskIndex
+from collabedit.party.closing import Released
 from collabedit.party.entries import OpenSession, UpdateAccepted
 from collabedit.party.member import Editor
 from collabedit.plan import Plan
@@ -31,7 +31,7 @@ class Candidate:
         self._tried: TaskIndex | None = None
         self._fault: MalformedMessageError | NumericError | None = None
 
-    def assess(self, task: TaskIndex, bundle: bytes) -> Assessment:
+    def assess(self, released: Released) -> Assessment:
         """Apply the update that is to be voted on, measure, and hold the plan's bounds against it.
 
         It stays applied: `apply` has nothing left to do if the vote keeps it.
@@ -39,29 +39,29 @@ class Candidate:
         acceptance = self._plan.acceptance
         assert acceptance is not None  # noqa: S101  only a plan that has it asks for votes
         before = self._measured_before()
-        self._tried = task
+        self._tried = released.context.task
         try:
-            self._editor.apply(decode_bundle(self._plan, task, bundle))
+            self._editor.apply(released.opened.updates)
         except (MalformedMessageError, NumericError) as error:
             self._fault = error
             return Assessment(Vote.UNUSABLE, before, None)
         after = self._editor.measure()
         return Assessment(judge(acceptance, before, after), before, after)
 
-    def apply(self, task: TaskIndex, bundle: bytes) -> None:
+    def apply(self, released: Released) -> None:
         """Apply the update of a completed task, unless `assess` did.
 
         Raises:
             MalformedMessageError, NumericError: it cannot be applied. If the others accepted it all
                 the same, this is where a party that voted `UNUSABLE` leaves them.
         """
-        if self._tried == task:
+        if self._tried == released.context.task:
             if self._fault is not None:
                 raise self._fault
             return
         if self._asks:
             self._measured_before()
-        self._editor.apply(decode_bundle(self._plan, task, bundle))
+        self._editor.apply(released.opened.updates)
 
     def _measured_before(self) -> Measures:
         if self._before is None:

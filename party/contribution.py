@@ -4,23 +4,36 @@ The vector is checked as a whole before the first tile is masked: a value that b
 bound refuses the contribution, nothing of it leaves the machine, and nothing is ever clipped.
 
 What a party brings is fixed before its first message of the task, and kept for a restart as bytes:
-the encoded vector, or in a counting task the digests of its items, which become a vector once the
-group secret is known. So one task never has two contributions.
+the encoded vector, or where that depends on the group secret what it is made of, the digests of
+items in a counting task and K̃ and R with closed sums. So one task never has two contributions.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
 from collabedit.errors import NumericError
-from collabedit.exchange import FRAME_HEADER, FRAME_OVERHEAD, TileLayout, encode_frame, tiles_root
+from collabedit.exchange import (
+    FRAME_HEADER,
+    FRAME_OVERHEAD,
+    TileLayout,
+    contribution_vector,
+    encode_frame,
+    plan_encoding,
+    tiles_root,
+)
 from collabedit.ids import PartyId, TaskIndex
+from collabedit.party.closing import (
+    ClosedTask,
+    Statistics,
+    statistics_from_bytes,
+    statistics_to_bytes,
+)
 from collabedit.party.counting import Counter
 from collabedit.party.items import digests_from_bytes
 from collabedit.party.states import TaskSetup, Uploaded
 from collabedit.plan import Plan
-from collabedit.sketch import Matrix
 
 
 @dataclass(slots=True)
@@ -72,14 +85,40 @@ def contributed_vector(
 
     Args:
         setup: of the task.
-        brought: the wire form of the encoded vector; in a counting task `items.items_to_bytes`.
-        group_secret: of the task, needed if it counts.
+        brought: `items.items_to_bytes` in a counting task, `bring` in any other.
+        group_secret: of the task, if it needs one.
+
+    Raises:
+        NumericError: in the secret basis a number is beyond the plan's magnitude bound.
     """
-    if setup.plan.counting(setup.context.task) is None:
-        return from_bytes(Ring.from_bits(setup.plan.aggregation.ring_bits), brought)
-    assert group_secret is not None  # noqa: S101  a counting task has the full graph
-    counter = Counter(setup.plan, setup.context, group_secret)
-    return counter.encode(digests_from_bytes(bytes(brought)))
+    plan, task = setup.plan, setup.context.task
+    if not plan.needs_secret(task):
+        return from_bytes(Ring.from_bits(plan.aggregation.ring_bits), brought)
+    assert group_secret is not None  # noqa: S101  such a task has the full graph
+    if plan.counting(task) is not None:
+        counter = Counter(plan, setup.context, group_secret)
+        return counter.encode(digests_from_bytes(bytes(brought)))
+    closed = ClosedTask(plan, setup.context, group_secret)
+    return closed.contribute(setup.me, statistics_from_bytes(plan, task, brought))
+
+
+def bring(plan: Plan, me: PartyId, task: TaskIndex, statistics: Statistics) -> bytes | memoryview:
+    """Fix what a task of layers gets from a party, checked against the plan.
+
+    Args:
+        plan: the plan.
+        me: the party.
+        task: one of layers.
+        statistics: K̃ and R of each layer (`exchange.contribution_vector`).
+
+    Raises:
+        NumericError: there are more edits than the plan allows, a number is not finite, or one is
+            beyond a bound. With closed sums the last rule is held once more in the secret basis,
+            in which numbers spread out: `contributed_vector`.
+    """
+    check_statistics(plan, me, statistics)
+    encoded = plan_encoding(plan).encode(contribution_vector(plan, task, statistics))
+    return to_bytes(encoded) if plan.closed is None else statistics_to_bytes(statistics)
 
 
 def masked_upload(
@@ -100,7 +139,7 @@ def check_edits(plan: Plan, me: PartyId, edits: int) -> None:
         raise NumericError(f"{edits} edits, the plan allows {plan.party_name(me)} {allowed}")
 
 
-def check_statistics(plan: Plan, me: PartyId, statistics: Sequence[tuple[Matrix, Matrix]]) -> None:
+def check_statistics(plan: Plan, me: PartyId, statistics: Statistics) -> None:
     """Refuse more columns than the plan counts on.
 
     They would exceed the sketch's capacity, and the merge would be wrong for everybody without an
@@ -109,12 +148,13 @@ def check_statistics(plan: Plan, me: PartyId, statistics: Sequence[tuple[Matrix,
     Args:
         plan: the plan.
         me: the party.
-        statistics: K̃ [d', n + past edits] and R [d_out, n] of each layer of a task.
+        statistics: K̃ [d', n + past and cover edits] and R [d_out, n] of each layer of a task.
 
     Raises:
         NumericError: says how many it allows.
     """
     check_edits(plan, me, max(residuals.shape[1] for _, residuals in statistics))
-    past = max(keys.shape[1] - residuals.shape[1] for keys, residuals in statistics)
+    extra = max(keys.shape[1] - residuals.shape[1] for keys, residuals in statistics)
+    past = extra - plan.cover_edits
     if past > plan.max_past_edits:
         raise NumericError(f"{past} past edits, the plan's memory allows {plan.max_past_edits}")

@@ -12,6 +12,7 @@ from collabedit.acceptance import Assessment, Vote, describe
 from collabedit.errors import (
     AbortReason,
     CollabEditError,
+    MalformedMessageError,
     ProtocolError,
     SessionAbortedError,
     TransportError,
@@ -20,6 +21,7 @@ from collabedit.errors import (
 from collabedit.party import states as s
 from collabedit.party.candidate import Candidate
 from collabedit.party.channel import Channel
+from collabedit.party.closing import Released, UnverifiedError
 from collabedit.party.contribution import contributed_vector, masked_upload
 from collabedit.party.member import Observer, OpeningRecord
 from collabedit.party.replay import InputLog, Replayed
@@ -71,7 +73,7 @@ class TaskDriver:
         brought: bytes | memoryview,
         replayed: Replayed | None,
         candidate: Candidate,
-    ) -> tuple[s.Completed, bytes, Assessment | None]:
+    ) -> tuple[s.Completed, Released, Assessment | None]:
         """Take part in one sum, to its end.
 
         Args:
@@ -81,25 +83,25 @@ class TaskDriver:
             candidate: tries the update if the plan has it voted on.
 
         Returns:
-            The last state, the released bytes, and what our vote rests on.
+            The last state, what was released, and what our vote rests on.
 
         Raises:
             SessionAbortedError: the task ended early, on either side.
             ProtocolError, TransportError, StorageError: see `session.run_session`.
         """
-        bundle, assessment = b"", None
+        released, assessment = None, None
         try:
             if replayed is None:
                 self._take(self._log.start_task(setup, brought))
             else:
-                bundle, assessment = replayed.bundle, replayed.assessment
+                assessment = replayed.assessment
                 self._take(replayed.step, replayed=True)
             while not isinstance(self._state, s.Completed):
                 state = self._state
                 if isinstance(state, s.Contributing):
                     self._upload(state, brought)
                 elif isinstance(state, s.FetchingUpdate):
-                    bundle, assessment = self._fetch(state, candidate)
+                    released, assessment = self._fetch(state, candidate)
                 elif state is not None:
                     self._receive(state)
         except SessionAbortedError:
@@ -111,7 +113,17 @@ class TaskDriver:
             # Only what is here already: an abort that follows is the consequence, not the cause.
             self._look_for_abort(seconds=0.0)
             raise
-        return self._state, bundle, assessment
+        completed = self._state
+        if released is None:
+            assert replayed is not None  # noqa: S101  what was not fetched here was fetched before
+            released = Released(
+                self._plan,
+                setup.context,
+                replayed.bundle,
+                completed.survivors,
+                completed.group_secret,
+            )
+        return completed, released, assessment
 
     def _upload(self, state: s.Contributing, brought: bytes | memoryview) -> None:
         task = state.setup.context.task
@@ -127,20 +139,42 @@ class TaskDriver:
 
     def _fetch(
         self, state: s.FetchingUpdate, candidate: Candidate
-    ) -> tuple[bytes, Assessment | None]:
-        task = state.setup.context.task
+    ) -> tuple[Released, Assessment | None]:
+        context = state.setup.context
+        task = context.task
         bundle = self._channel.download(task, limit=state.update_bytes)
         digest = hashlib.sha256(bundle).digest()
+        released = Released(self._plan, context, bundle, state.survivors, state.group_secret)
         assessment, vote = None, Vote.NONE
         # Bytes that are not the released ones are not even tried.
-        if self._plan.is_voted(task) and digest == state.update_digest:
-            assessment = candidate.assess(task, bundle)
-            vote = assessment.vote
-            self._observer("assessed", {"task": task, **describe(assessment)})
+        if digest == state.update_digest:
+            self._check(state, released)
+            if self._plan.is_voted(task):
+                assessment = candidate.assess(released)
+                vote = assessment.vote
+                self._observer("assessed", {"task": task, **describe(assessment)})
         step = advance(state, s.UpdateFetched(digest, vote))
         self._log.fetched(task, bundle, step, assessment)
         self._take(step)
-        return bundle, assessment
+        return released, assessment
+
+    def _check(self, state: s.FetchingUpdate, released: Released) -> None:
+        """Hold an update against the sums that it shall be the merge of, if they are closed."""
+        task = released.context.task
+        if self._plan.closed is None or self._plan.counting(task) is not None:
+            return
+        try:
+            checks = released.opened.checks
+        except UnverifiedError as error:
+            self._take(advance(state, s.UpdateRefused(error.reason, str(error))))
+            raise
+        except MalformedMessageError as error:
+            refused = s.UpdateRefused(AbortReason.MALFORMED_MESSAGE, str(error))
+            self._take(advance(state, refused))
+            raise
+        for check in checks:
+            fields = {"layer": check.layer, "miss": check.miss, "tolerance": check.tolerance}
+            self._observer("checked", {"task": task, **fields})
 
     def _look_for_abort(self, *, seconds: float) -> None:
         """Raise the abort that waits in the mailbox, if there is one.

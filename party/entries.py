@@ -23,7 +23,7 @@ _ACCEPTED: Final = struct.Struct("<Q32s")
 _UPLOADED: Final = struct.Struct("<QI32s32s")
 _FETCHED: Final = struct.Struct("<32s32s")
 _COUNT: Final = struct.Struct("<II")
-_COMPLETED: Final = struct.Struct("<IQ32s32sddII")
+_COMPLETED: Final = struct.Struct("<IQ32s32sddIII")
 _VOTE: Final = struct.Struct("<II")
 _ASSESSED: Final = struct.Struct("<I6d")
 
@@ -116,6 +116,7 @@ class TaskCompleted:
         survivors: ascending.
         votes: everybody's in a voted task, by ascending party.
         assessment: one's own.
+        group_secret: of a task with closed sums, without which its update cannot be read.
     """
 
     task: TaskIndex
@@ -127,6 +128,7 @@ class TaskCompleted:
     survivors: tuple[PartyId, ...]
     votes: tuple[tuple[PartyId, Vote], ...] = ()
     assessment: Assessment | None = None
+    group_secret: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def encode_entry(entry: Entry) -> bytes:
         return b"\x05" + fetched + _encode_assessment(entry.assessment)
     if isinstance(entry, EditsCounted):
         return b"\x07" + b"".join(_COUNT.pack(c.claims, c.copies) for c in entry.counts)
-    count = len(entry.survivors)
+    count, secret = len(entry.survivors), entry.group_secret or b""
     fixed = _COMPLETED.pack(
         entry.task,
         entry.cursor,
@@ -167,10 +169,12 @@ def encode_entry(entry: Entry) -> bytes:
         entry.protocol_seconds,
         count,
         len(entry.votes),
+        len(secret),
     )
     votes = b"".join(_VOTE.pack(party, vote) for party, vote in entry.votes)
     survivors = struct.pack(f"<{count}I", *entry.survivors)
-    return b"\x06" + fixed + survivors + votes + _encode_assessment(entry.assessment)
+    assessed = _encode_assessment(entry.assessment)
+    return b"\x06" + fixed + survivors + votes + secret + assessed
 
 
 def _encode_assessment(assessment: Assessment | None) -> bytes:
@@ -227,7 +231,7 @@ def decode_entry(data: bytes) -> Entry:
             return UpdateAccepted(digest, answer, _decode_assessment(body[_FETCHED.size :]))
         if kind == b"\x06":
             task, cursor, *rest = _COMPLETED.unpack_from(body)
-            update, total, compute, protocol, count, voters = rest
+            update, total, compute, protocol, count, voters, secret = rest
             survivors = struct.unpack_from(f"<{count}I", body, _COMPLETED.size)
             start = _COMPLETED.size + 4 * count
             stop = start + voters * _VOTE.size
@@ -241,7 +245,8 @@ def decode_entry(data: bytes) -> Entry:
                 protocol,
                 tuple(map(PartyId, survivors)),
                 tuple((PartyId(party), Vote(vote)) for party, vote in votes),
-                _decode_assessment(body[stop:]),
+                _decode_assessment(body[stop + secret :]),
+                body[stop : stop + secret] or None,
             )
         if kind == b"\x07":
             return EditsCounted(tuple(Count(*pair) for pair in _COUNT.iter_unpack(body)))

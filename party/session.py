@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from collabedit.crypto.ring import to_bytes
 from collabedit.errors import (
     AbortReason,
     CollabEditError,
@@ -22,12 +21,13 @@ from collabedit.errors import (
     SessionAbortedError,
     StorageError,
 )
-from collabedit.exchange import contribution_vector, plan_encoding
 from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.party import states as s
 from collabedit.party.candidate import Candidate, has_voted
 from collabedit.party.channel import Channel
-from collabedit.party.contribution import check_statistics
+from collabedit.party.closing import Released
+from collabedit.party.contribution import bring
+from collabedit.party.cover import with_cover
 from collabedit.party.decisions import Decision
 from collabedit.party.driver import TaskDriver
 from collabedit.party.entries import EditsCounted, TaskCompleted
@@ -276,11 +276,14 @@ class _Session:
         reports = []
         session = journal.unfinished
         for done in session.completed:
+            context = self._context_of(done.task)
             self.chain = next_chain(self.chain, done.update_digest)
             if self._context is not None:
                 self._context = self._context_of(TaskIndex(done.task + 1))
             if self._plan.counting(done.task) is None:
-                candidate.apply(done.task, journal.update(done.task, done.update_digest))
+                data = journal.update(done.task, done.update_digest)
+                survivors = frozenset(done.survivors)
+                candidate.apply(Released(self._plan, context, data, survivors, done.group_secret))
             else:
                 # Whoever has begun to contribute has said yes before.
                 is_new = session.task is None and len(session.completed) == 1
@@ -301,13 +304,13 @@ class _Session:
         computed = time.monotonic()
         self._observer("computed", {"task": task, "layers": [layer.index for layer in layers]})
         setup = self._setup()
-        completed, bundle, assessment = self._driver.run(setup, brought, replayed, candidate)
+        completed, released, assessment = self._driver.run(setup, brought, replayed, candidate)
         self.chain = next_chain(self.chain, completed.update_digest)
         # The aggregator is at the next task by now: a farewell from here on belongs there.
         self._context = self._context_of(TaskIndex(task + 1))
         counted = None
         if plan.counting(task) is not None:
-            counted = self._count(setup, completed, brought, bundle)
+            counted = self._count(setup, completed, brought, released.data)
         done = TaskCompleted(
             task,
             self._driver.cursor,
@@ -318,11 +321,12 @@ class _Session:
             tuple(sorted(completed.survivors)),
             tuple(sorted(completed.votes.items())),
             assessment,
+            completed.group_secret if counted is None else None,
         )
         self._log.completed(done, counted)
         report = self._report(done)
         if counted is None:
-            candidate.apply(task, bundle)
+            candidate.apply(released)
         else:
             self._weigh(editor, counted, review=self._review)
         event = "applied" if counted is None else "counted"
@@ -374,13 +378,13 @@ class _Session:
 
     def _bring(self, task: TaskIndex, editor: Editor) -> bytes | memoryview:
         """Fix what this task gets from us, checked against the plan, before its first message."""
-        plan = self._plan
+        plan, member = self._plan, self._member
         try:
             if plan.counting(task) is not None:
                 return self._own.brought()
             statistics = editor.statistics(plan.tasks[task])
-            check_statistics(plan, self._member.me, statistics)
-            return to_bytes(plan_encoding(plan).encode(contribution_vector(plan, task, statistics)))
+            covered = with_cover(plan, statistics, member.randomness)
+            return bring(plan, member.me, task, covered)
         except NumericError:
             self._farewell = m.Abort(AbortReason.INPUT_REFUSED, self._member.me)
             raise

@@ -175,7 +175,7 @@ class Completed:
 
     Attributes:
         votes: of everybody who voted, enough of them to accept; empty where no vote was asked.
-        group_secret: of a counting task, whose tables are read now; None for all others.
+        group_secret: of a task whose released bytes mean nothing without it; None for others.
     """
 
     survivors: frozenset[PartyId]
@@ -236,6 +236,14 @@ class UpdateFetched:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateRefused:
+    """Local event: the released update, of the announced digest, did not pass its check."""
+
+    reason: AbortReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveSession:
     """Local event: this party cannot go on."""
 
@@ -250,7 +258,7 @@ class Contradicted:
     detail: str
 
 
-Event: TypeAlias = Uploaded | UpdateFetched | LeaveSession | Contradicted
+Event: TypeAlias = Uploaded | UpdateFetched | UpdateRefused | LeaveSession | Contradicted
 
 
 @dataclass(frozen=True, slots=True)

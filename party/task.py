@@ -276,6 +276,12 @@ def _on_fetched(state: s.FetchingUpdate, event: s.UpdateFetched) -> s.Step:
     return s.Step(following, (m.Packet(statement),))
 
 
+def _on_refused(state: s.FetchingUpdate, event: s.UpdateRefused) -> s.Step:
+    # The aggregator may have lied, or a party contributed check elements of other statistics.
+    del state
+    raise RefusalError(event.reason, event.detail, culprit=None)
+
+
 def _on_verified(
     state: s.AwaitingVerification, message: m.UpdateVerified, _: Attachments
 ) -> s.Step:
@@ -296,7 +302,7 @@ def _on_verified(
         if not accepts(setup.plan, votes):
             # Everybody who voted sees the same list and comes to the same end: nothing to tell.
             return s.Step(_ended(rejection(setup.plan, votes)))
-    secret = state.group_secret if setup.plan.counting(setup.context.task) is not None else None
+    secret = state.group_secret if setup.plan.needs_secret(setup.context.task) else None
     return s.Step(s.Completed(state.survivors, *seen, votes, secret))
 
 
@@ -313,6 +319,7 @@ MESSAGES = {
 EVENTS: Mapping[tuple[type[s.State], type[s.Event]], Callable[[Any, Any], s.Step]] = {
     (s.Contributing, s.Uploaded): _on_uploaded,
     (s.FetchingUpdate, s.UpdateFetched): _on_fetched,
+    (s.FetchingUpdate, s.UpdateRefused): _on_refused,
 }
 _TYPES = {kind: message for message, kind in m.KINDS.items()}
 

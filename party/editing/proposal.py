@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from collabedit.acceptance import Acceptance
+from collabedit.bounds import KEY_FACTOR
+from collabedit.closed import Closed
 from collabedit.crypto.graph import FULL_GRAPH_PARTIES
 from collabedit.crypto.rng import Randomness
 from collabedit.editing import Editing, EditorName, Layer, Targets
@@ -38,12 +40,16 @@ from collabedit.threat_model import minimum_threshold, proposed_corruptions
 CONTEXT_TEMPLATES = ("{}", "The following is well known. {}", "As everybody can look up: {}")
 """Fixed texts, since sampled ones would differ from party to party."""
 
-FRACTIONAL_BITS = {64: 40, 32: 18}
-_HEADROOM = 0.9
+CLOSED = Closed()
 
-KEY_FACTOR = 100.0
-"""Cap of ‖k̃‖² in units of its mean over general text, d'/λ for MEMIT. Subjects' last tokens are
-rarer than text: the demo's 60 facts have up to 10.6 of these units, 3 in the mean."""
+FRACTIONAL_BITS = {64: (40, 46), 32: (18, 18)}
+"""Least and most by ring. More would be below what float64 has of numbers of a few hundred."""
+
+MAGNITUDE = 32768.0
+"""A party's numbers may be this large if the ring allows. Those of the demo's edits reach 200; past
+edits that weigh λ, a few thousand."""
+
+_HEADROOM = 0.9
 
 RESIDUAL_FACTOR = 2.0
 """Cap of ‖r‖ in units of clamp_factor·‖z‖, the target search's own limit, with ‖z‖ the largest norm
@@ -128,6 +134,7 @@ def propose_plan(
     history: Sequence[SavedUpdate] = (),
     overlap: OverlapWish | None = None,
     acceptance: Acceptance | None = None,
+    closed: Closed | None = CLOSED,
 ) -> Plan:
     """Fill in a plan.
 
@@ -157,6 +164,7 @@ def propose_plan(
         history: updates of the earlier sessions that this one continues (`load_history`).
         overlap: count what parties share; None does not.
         acceptance: bounds of a vote on the update; None asks for none.
+        closed: how sums are closed; None leaves them open, and merges unchecked.
 
     Raises:
         InputError: a layer without covariance, with one of another model, or without a block above;
@@ -181,7 +189,8 @@ def propose_plan(
             model, layer=max(layers), templates=templates, clamp_factor=defaults.clamp_factor
         )
     past = 0 if memory is None else len(parties) * memory.max_edits
-    bits = FRACTIONAL_BITS[ring_bits]
+    cover = 0 if closed is None else len(parties) * closed.cover_edits
+    bits = fractional_bits(ring_bits, len(parties))
     bound = _HEADROOM * 2.0 ** (ring_bits - 1 - bits) / len(parties)
     return Plan(
         version=1,
@@ -225,7 +234,7 @@ def propose_plan(
         aggregation=Aggregation(
             backend="masked",
             statistics=statistics,
-            capacity=sum(party.max_edits for party in parties) + past + OVERSAMPLING,
+            capacity=sum(party.max_edits for party in parties) + past + cover + OVERSAMPLING,
             ring_bits=ring_bits,
             fractional_bits=bits,
             magnitude_bound=float(int(bound)),
@@ -239,7 +248,15 @@ def propose_plan(
         timing=timing or Timing(),
         overlap=None if overlap is None else overlap.section(parties),
         acceptance=acceptance,
+        closed=closed,
     )
+
+
+def fractional_bits(ring_bits: int, parties: int) -> int:
+    """Return f: what `MAGNITUDE` leaves of the ring, within `FRACTIONAL_BITS`."""
+    least, most = FRACTIONAL_BITS[ring_bits]
+    room = math.log2(_HEADROOM * 2.0 ** (ring_bits - 1) / (parties * MAGNITUDE))
+    return min(max(math.floor(room), least), most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,24 @@ are in the plan: both follow from the group secret of each task (SPEC 4.3(b)). H
 such a plan has the full graph.
 """
 
-from typing import Annotated
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Annotated, Final
 
 from pydantic import Field
 
+from collabedit.editing import Layer
 from collabedit.section import Section
+
+INTEGERS: Final = 4
+"""Of each layer behind the check columns: columns of K̃ and of R, key and residual energy."""
+
+ENERGY_UNITS: Final = 1 << 20
+"""An energy is counted in this part of the most that all parties may bring, and rounded up."""
+
+TAG_BITS: Final = 64
+"""An aggregator that shifts the integers is caught but with probability 2⁻⁶⁴."""
 
 
 class Closed(Section):
@@ -17,11 +30,34 @@ class Closed(Section):
 
     Attributes:
         check_columns: c, secret vectors with which each party checks each layer's update.
+        check_tolerance: largest share of ‖Tv‖ by which an update may miss beyond what rounding
+            always explains, for keys that the sums cannot tell apart (`party.tolerance`).
         cover_edits: random keys without a residual that each party adds to its own.
         min_edits: fewest edits, of all survivors together, whose update parties let pass; 0 for
             any number.
     """
 
     check_columns: Annotated[int, Field(ge=1, le=64)] = 4
+    check_tolerance: Annotated[float, Field(ge=0, le=1)] = 1e-4
     cover_edits: Annotated[int, Field(ge=0, le=10_000)] = 0
     min_edits: Annotated[int, Field(ge=0, le=1 << 30)] = 0
+
+    def check_elements(self, layers: Sequence[Layer]) -> int:
+        """Ring elements of the check columns and integers of `layers`, without the tags."""
+        rows = sum(layer.mapped + layer.outputs for layer in layers)
+        return self.check_columns * rows + INTEGERS * len(layers)
+
+
+def check_tags(columns: int, *, ring_bits: int) -> int:
+    """Return how many tags follow the integers of a task (SPEC 6.9(d)).
+
+    An integer of at most x that is shifted and stays within 0..x is shifted by a multiple of no
+    higher power of two than 2^⌊log2 x⌋, which each tag catches with probability
+    1 - 2^(⌊log2 x⌋ - bits).
+
+    Args:
+        columns: of K̃, that all parties may bring.
+        ring_bits: 32 or 64.
+    """
+    largest = max(columns, 2 * ENERGY_UNITS)
+    return math.ceil(Fraction(TAG_BITS, ring_bits - (largest.bit_length() - 1)))

@@ -87,6 +87,10 @@ class AbortReason(enum.IntEnum):
     """The opened tables of a counting task cannot be the survivors' counts."""
     UPDATE_REJECTED = 23
     """Fewer parties than the plan asks for accepted the session's update; all take it back."""
+    MERGE_UNVERIFIED = 25
+    """The update is not the merge of what the parties contributed, as their secret vectors show."""
+    TOO_FEW_EDITS = 26
+    """The survivors brought fewer edits than the plan lets an update be made of."""
 
 
 class CollabEditError(Exception):

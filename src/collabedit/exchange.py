@@ -178,8 +178,9 @@ def contribution_vector(
     Args:
         plan: the plan.
         task: which task.
-        statistics: of each of its layers K̃ [d', n + p] and R [d_out, n]. The last p columns of K̃
-            are those of past edits, √w·k̃, whose residual is zero; p = 0 without a memory.
+        statistics: of each of its layers K̃ [d', n + p + c] and R [d_out, n]. Columns of K̃ behind
+            those of the edits have no residual: p past edits, √w·k̃, none without a memory, and c
+            cover edits, exactly as many as the plan has.
 
     Raises:
         NumericError: a number is not finite.
@@ -188,12 +189,13 @@ def contribution_vector(
     """
     parts = []
     for layer, (mapped_keys, residuals) in zip(plan.tasks[task], statistics, strict=True):
-        past = mapped_keys.shape[1] - residuals.shape[1]
+        extra = mapped_keys.shape[1] - residuals.shape[1]
+        past = extra - plan.cover_edits
         if len(mapped_keys) != layer.mapped or len(residuals) != layer.outputs or past < 0:
             raise ValueError(f"statistics of layer {layer.index} have another shape than the plan")
         if past and plan.memory is None:
             raise ValueError(f"shape of layer {layer.index}: keys of past edits, without a memory")
-        wanted = np.pad(residuals, ((0, 0), (0, past)))
+        wanted = np.pad(residuals, ((0, 0), (0, extra)))
         if plan.aggregation.statistics == "dense":
             parts.append(dense_statistics(mapped_keys, wanted).to_vector())
         else:
@@ -214,7 +216,7 @@ def contribution_vector(
             )
             if plan.memory is not None:
                 check_past(
-                    mapped_keys[:, edits:],
+                    mapped_keys[:, edits : mapped_keys.shape[1] - plan.cover_edits],
                     weight=plan.memory.weight,
                     key_energy=bounds.key_energy,
                 )
@@ -231,7 +233,7 @@ def merge_vector(
     Args:
         plan: the plan.
         task: which task.
-        total: the sum over the survivors, decoded to float64.
+        total: the sum over the survivors, decoded to float64: [statistics of the task].
         survivors: whose contributions are in it; their `max_edits` set the caps.
         noise: standard deviation of the fixed-point rounding in an entry of `total`.
 
@@ -302,6 +304,31 @@ def decode_counts(plan: Plan, task: TaskIndex, data: bytes) -> RingArray:
     return from_bytes(Ring.from_bits(plan.aggregation.ring_bits), data[len(header) :])
 
 
+def encode_checks(plan: Plan, task: TaskIndex, total: RingArray) -> bytes:
+    """Serialise what follows the statistics in an opened vector (SPEC 6.3): what parties check by.
+
+    Nothing without closed sums.
+    """
+    return bytes(to_bytes(total[plan.statistics_length(task) :]))
+
+
+def decode_checks(plan: Plan, task: TaskIndex, data: bytes) -> RingArray:
+    """Return the check elements behind the updates of a bundle: [check_length].
+
+    Raises:
+        MalformedMessageError: the bundle is shorter than they are.
+    """
+    size = _checks_bytes(plan, task)
+    if len(data) < size:
+        raise MalformedMessageError("update bundle is shorter than its check elements")
+    ring = Ring.from_bits(plan.aggregation.ring_bits)
+    return from_bytes(ring, data[len(data) - size :])
+
+
+def _checks_bytes(plan: Plan, task: TaskIndex) -> int:
+    return plan.check_length(task) * plan.aggregation.ring_bits // 8
+
+
 def bundle_limit(plan: Plan, task: TaskIndex) -> int:
     """Return the largest size in bytes that a bundle of `task` can have."""
     if plan.counting(task):
@@ -310,11 +337,11 @@ def bundle_limit(plan: Plan, task: TaskIndex) -> int:
         64 + _BUNDLE_ENTRY.size + 8 * plan.rank_limit * (layer.mapped + layer.outputs)
         for layer in plan.tasks[task]
     )
-    return _BUNDLE_HEADER.size + sum(per_layer)
+    return _BUNDLE_HEADER.size + sum(per_layer) + _checks_bytes(plan, task)
 
 
 def decode_bundle(plan: Plan, task: TaskIndex, data: bytes) -> dict[LayerIndex, LowRankUpdate]:
-    """Parse the updates of a task.
+    """Parse the updates of a task, as they were released: with closed sums in the secret basis.
 
     Raises:
         MalformedMessageError: not exactly one update of the right shape for each of its layers, or
@@ -348,6 +375,6 @@ def decode_bundle(plan: Plan, task: TaskIndex, data: bytes) -> dict[LayerIndex, 
             raise MalformedMessageError(f"layer {index}: {error}") from error
         updates[LayerIndex(index)] = update
         offset += size
-    if offset != len(data):
-        raise MalformedMessageError("update bundle has trailing bytes")
+    if offset + _checks_bytes(plan, task) != len(data):
+        raise MalformedMessageError("update bundle has another length than its parts")
     return updates

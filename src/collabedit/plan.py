@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from collabedit.acceptance import Acceptance
 from collabedit.bounds import EnergyLimits
+from collabedit.closed import Closed, check_tags
 from collabedit.editing import Editing, Layer
 from collabedit.errors import PlanError
 from collabedit.federation import Federation
@@ -127,6 +128,7 @@ class Plan(Section):
     Attributes:
         overlap: None leaves edits that several parties share uncounted.
         acceptance: None lets every verified update stay, without a vote.
+        closed: None opens the sums in the model's own coordinates, and nobody checks the merge.
     """
 
     version: Literal[1]
@@ -140,6 +142,7 @@ class Plan(Section):
     overlap: Overlap | None = None
     timing: Timing = Timing()
     acceptance: Acceptance | None = None
+    closed: Closed | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":
@@ -147,9 +150,11 @@ class Plan(Section):
         if self.overlap is not None:
             self.overlap.check_size(edits)
         past = len(self.federation.parties) * self.max_past_edits
-        need = edits + past + OVERSAMPLING
+        cover = len(self.federation.parties) * self.cover_edits
+        need = edits + past + cover + OVERSAMPLING
         if self.aggregation.statistics == "sketch" and self.aggregation.capacity < need:
             brought = f"{edits} edits" + (f" and {past} past ones" if past else "")
+            brought += f" and {cover} for cover" if cover else ""
             raise ValueError(
                 f"aggregation.capacity {self.aggregation.capacity} is too small: the parties may "
                 f"bring {brought}, which needs {need}"
@@ -244,6 +249,10 @@ class Plan(Section):
         """
         return self.acceptance is not None and task == len(self.tasks) - 1
 
+    def needs_secret(self, task: TaskIndex) -> bool:
+        """Whether parties have a use for the group secret of `task`."""
+        return self.closed is not None or self.counting(task) is not None
+
     def layer_length(self, layer: Layer) -> int:
         """Ring elements of one layer's statistics."""
         if self.aggregation.statistics == "dense":
@@ -255,7 +264,23 @@ class Plan(Section):
         overlap = self.counting(task)
         if overlap is not None:
             return overlap.cells + self.check_elements
+        return self.statistics_length(task) + self.check_length(task)
+
+    def statistics_length(self, task: TaskIndex) -> int:
+        """Ring elements of the statistics in it: all that the aggregator can read in the sum."""
         return sum(self.layer_length(layer) for layer in self.tasks[task])
+
+    def check_length(self, task: TaskIndex) -> int:
+        """Ring elements by which parties check the merge of `task` (SPEC 6.9); 0 without."""
+        layers = self.tasks[task]
+        if self.closed is None or not layers:
+            return 0
+        return self.closed.check_elements(layers) + self.check_tags
+
+    @property
+    def check_tags(self) -> int:
+        """Ring elements that authenticate the integers among the former."""
+        return check_tags(self.max_columns(self.party_ids), ring_bits=self.aggregation.ring_bits)
 
     @property
     def check_elements(self) -> int:
@@ -279,11 +304,22 @@ class Plan(Section):
         """Most past edits that any one party brings; 0 without a memory."""
         return 0 if self.memory is None else self.memory.max_edits
 
+    @property
+    def cover_edits(self) -> int:
+        """Cover edits that each party adds; 0 with open sums."""
+        return 0 if self.closed is None else self.closed.cover_edits
+
+    def max_columns(self, parties: Iterable[PartyId]) -> int:
+        """Return how many columns of K̃ `parties` may bring together, of whatever kind."""
+        members = tuple(parties)
+        return self.max_edits(members) + len(members) * (self.max_past_edits + self.cover_edits)
+
     def energy_limits(self, parties: Iterable[PartyId]) -> EnergyLimits:
         """Return what the edits of `parties`, and the past ones they bring, may weigh together."""
         members = tuple(parties)
         edits = self.max_edits(members)
         keys = edits * self.bounds.key_energy
+        keys += len(members) * self.cover_edits * self.bounds.key_energy
         if self.memory is not None:
             past = len(members) * self.memory.max_edits
             keys += past * self.memory.weight * self.bounds.key_energy

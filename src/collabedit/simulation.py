@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+
 from collabedit.acceptance import Vote
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.journal import Journal
@@ -34,10 +36,12 @@ from collabedit.errors import (
     SessionAbortedError,
     TransportError,
 )
-from collabedit.exchange import decode_bundle, plan_encoding
+from collabedit.exchange import plan_encoding
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party import states as s
-from collabedit.party.contribution import contributed_vector, masked_upload
+from collabedit.party.closing import Released, Statistics, UnverifiedError
+from collabedit.party.contribution import bring, contributed_vector, masked_upload
+from collabedit.party.cover import with_cover
 from collabedit.party.decisions import Decision
 from collabedit.party.items import Item
 from collabedit.party.overlap import OwnEdits
@@ -48,8 +52,10 @@ from collabedit.proto.envelope import first_chain, next_chain
 from collabedit.proto.messages import Context, Packet
 from collabedit.sketch import LowRankUpdate, Matrix
 
-Contribute: TypeAlias = Callable[[PartyId, TaskIndex], Matrix]
-"""Gives a party's contribution vector (`exchange.contribution_vector`) for a task."""
+Contribute: TypeAlias = Callable[[PartyId, TaskIndex], Matrix | Statistics]
+"""Gives a party's K̃ and R of each layer of a task, without cover edits.
+
+With open sums it may give a contribution vector instead (`exchange.contribution_vector`)."""
 
 Apply: TypeAlias = Callable[[PartyId, TaskIndex, Mapping[LayerIndex, LowRankUpdate]], None]
 """Told by each party of the update that it verified."""
@@ -313,12 +319,19 @@ class Simulation:
             if self._plan.counting(task) is not None:
                 self._count(setups[party], simulated.state, brought[party])
             elif apply is not None:
-                apply(party, task, decode_bundle(self._plan, task, self.coordinator.bundle(task)))
+                bundle, done = self.coordinator.bundle(task), simulated.state
+                secret = done.group_secret
+                released = Released(self._plan, context, bundle, done.survivors, secret)
+                apply(party, task, released.opened.updates)
 
     def _bring(self, party: PartyId, task: TaskIndex, contribute: Contribute) -> bytes | memoryview:
         if self._plan.counting(task) is not None:
             return self._own(party).brought()
-        return to_bytes(plan_encoding(self._plan).encode(contribute(party, task)))
+        contributed = contribute(party, task)
+        if isinstance(contributed, np.ndarray):
+            return to_bytes(plan_encoding(self._plan).encode(contributed))
+        covered = with_cover(self._plan, contributed, self._randomness[party])
+        return bring(self._plan, party, task, covered)
 
     def _own(self, party: PartyId) -> OwnEdits:
         return OwnEdits(self._plan, party, self._items[party])
@@ -408,15 +421,25 @@ class Simulation:
         if isinstance(simulated.state, s.Contributing):
             self._upload(delivery.task, party, simulated.state, brought[party])
         elif isinstance(simulated.state, s.FetchingUpdate):
-            bundle = self.coordinator.bundle(delivery.task)
-            fetched = Delivery(AGGREGATOR, party, delivery.task, "bundle", bundle)
-            self._record(fetched)
-            digest = hashlib.sha256(bundle).digest()
+            self._fetch(delivery.task, party, simulated.state)
+
+    def _fetch(self, task: TaskIndex, party: PartyId, state: s.FetchingUpdate) -> None:
+        bundle = self.coordinator.bundle(task)
+        self._record(Delivery(AGGREGATOR, party, task, "bundle", bundle))
+        context, secret = state.setup.context, state.group_secret
+        released = Released(self._plan, context, bundle, state.survivors, secret)
+        event: s.Event
+        try:
+            closed = self._plan.closed is not None and self._plan.counting(task) is None
             vote = Vote.NONE
-            if self._plan.is_voted(delivery.task):
-                vote = self._vote(party, decode_bundle(self._plan, delivery.task, bundle))
-            event = s.UpdateFetched(digest, vote)
-            self._take(delivery.task, party, advance(simulated.state, event))
+            if closed or self._plan.is_voted(task):
+                updates = released.opened.updates
+                vote = self._vote(party, updates) if self._plan.is_voted(task) else Vote.NONE
+            event = s.UpdateFetched(hashlib.sha256(bundle).digest(), vote)
+        except UnverifiedError as error:
+            self._refusals.append((party, error))
+            event = s.UpdateRefused(error.reason, str(error))
+        self._take(task, party, advance(state, event))
 
     def _upload(
         self,

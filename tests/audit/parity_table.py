@@ -26,7 +26,6 @@ import torch
 from rich.table import Table
 
 from collabedit.editing import EditorName
-from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.memory import Memory
 from collabedit.party.editing.baselines import PastKeys, centralised
@@ -89,8 +88,8 @@ def model_errors(federation: TinyFederation, directory: Path, plan: Plan) -> lis
     editors = federation.editors(plan)
     want = federation.centralised(plan)
 
-    def contribute(party: PartyId, task: TaskIndex) -> Matrix:
-        return contribution_vector(plan, task, editors[party].statistics(plan.tasks[task]))
+    def contribute(party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:
+        return editors[party].statistics(plan.tasks[task])
 
     def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         editors[party].apply(updates)
@@ -149,13 +148,13 @@ def random_errors(
     maps = {party: key_maps(plan, covariance) for party in plan.party_ids}
     merged: dict[int, Matrix] = {}
 
-    def contribute(party: PartyId, task: TaskIndex) -> Matrix:
+    def contribute(party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:
         statistics = []
         for layer in plan.tasks[task]:
             keys, wanted = edits[party, layer.index]
             both = np.hstack([keys, root * past[party, layer.index]])
             statistics.append((maps[party][layer.index].map_keys(both), wanted))
-        return contribution_vector(plan, task, statistics)
+        return statistics
 
     def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         for layer, update in updates.items():

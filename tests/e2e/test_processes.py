@@ -24,7 +24,6 @@ from collabedit.crypto.ring import to_bytes
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import read_signing_key
 from collabedit.demo.methods import Share, Updates, edit_alone, edited, relative_errors
-from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.editing.apply import apply_update
 from collabedit.party.editing.covariance import load_covariance
@@ -243,8 +242,8 @@ def test_opened_sums_are_bit_identical_to_a_simulation_in_one_process(
     members[AGGREGATOR] = three.federation.aggregator
     applied: set[TaskIndex] = set()
 
-    def contribute(party: PartyId, task: TaskIndex) -> Matrix:
-        return contribution_vector(plan, task, editors[party].statistics(plan.tasks[task]))
+    def contribute(party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:
+        return editors[party].statistics(plan.tasks[task])
 
     def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         # All editors stand on one model.

@@ -33,6 +33,7 @@ PARTY_MESSAGES: dict[tuple[type, type], type] = {
 PARTY_EVENTS: dict[tuple[type, type], type] = {
     (s.Contributing, s.Uploaded): s.AwaitingSurvivors,
     (s.FetchingUpdate, s.UpdateFetched): s.AwaitingVerification,
+    (s.FetchingUpdate, s.UpdateRefused): s.Aborted,
 }
 PARTY_STATES = (
     s.AwaitingRoster,
@@ -166,6 +167,7 @@ def test_an_abort_of_the_aggregator_ends_the_task_in_every_state(state: type, fu
 EVENTS: dict[type, s.Event] = {
     s.Uploaded: s.Uploaded(5, 1, bytes(32)),
     s.UpdateFetched: s.UpdateFetched(bytes(32)),
+    s.UpdateRefused: s.UpdateRefused(AbortReason.MERGE_UNVERIFIED, "layer 0"),
     s.LeaveSession: s.LeaveSession(AbortReason.INPUT_REFUSED),
 }
 

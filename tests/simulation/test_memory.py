@@ -10,7 +10,6 @@ import torch
 
 from collabedit.demo.methods import Share, edit_alone
 from collabedit.editing import EditorName
-from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.memory import Memory
 from collabedit.party.editing.apply import apply_update
@@ -62,8 +61,8 @@ def run_round(
         for party, share in shares.items()
     }
 
-    def contribute(party: PartyId, task: TaskIndex) -> Matrix:
-        return contribution_vector(plan, task, editors[party].statistics(plan.tasks[task]))
+    def contribute(party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:
+        return editors[party].statistics(plan.tasks[task])
 
     def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         editors[party].apply(updates)

@@ -7,7 +7,6 @@ import pytest
 
 from collabedit.demo.methods import Share, edit_alone, relative_errors
 from collabedit.editing import EditorName
-from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party.editing.editor import target_settings
 from collabedit.party.editing.targets import Targets, compute_targets
@@ -50,8 +49,8 @@ def run(federation: TinyFederation, plan: Plan, directory: Path) -> dict[int, Ma
         randomness={end: InsecureTestRandomness(end) for end in (AGGREGATOR, *plan.party_ids)},
     )
 
-    def contribute(party: PartyId, task: TaskIndex) -> Matrix:
-        return contribution_vector(plan, task, editors[party].statistics(plan.tasks[task]))
+    def contribute(party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:
+        return editors[party].statistics(plan.tasks[task])
 
     outcome = simulation.run(
         contribute,

@@ -35,9 +35,11 @@ class TestFederation:
     identities: dict[PartyId, SigningKey]
     edits: dict[tuple[PartyId, TaskIndex], tuple[Matrix, Matrix]]
 
+    def statistics(self, party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:
+        return [self.edits[party, TaskIndex(layer.index)] for layer in self.plan.tasks[task]]
+
     def contribute(self, party: PartyId, task: TaskIndex) -> Matrix:
-        pairs = [self.edits[party, TaskIndex(layer.index)] for layer in self.plan.tasks[task]]
-        return contribution_vector(self.plan, task, pairs)
+        return contribution_vector(self.plan, task, self.statistics(party, task))
 
     def centralised(self, parties: frozenset[PartyId], task: TaskIndex) -> Matrix:
         """T (I + S)⁻¹ over these parties' edits, by a dense solve."""
@@ -96,6 +98,7 @@ def plan_text(
         "residual_energy": 10000.0,
         "schedule": '"sequential"',
         "votes": None,
+        "closed": None,
         **changes,
     }
     voted = (
@@ -109,6 +112,7 @@ neighbourhood_drop = 0.1
 perplexity_ratio = 1.1
 """
     )
+    closed = "" if values["closed"] is None else f"[closed]\n{values['closed']}\n"
     bound = values["corruptions"]
     corruptions = "" if bound is None else f"\ncorruptions = {bound}"
     listed = "\n".join(
@@ -164,7 +168,7 @@ test_matrix_seed = "{"00" * 32}"
 [bounds]
 key_energy = {values["key_energy"]}
 residual_energy = {values["residual_energy"]}
-{voted}"""
+{voted}{closed}"""
 
 
 def build_federation(

@@ -14,7 +14,7 @@ from collabedit.editing import Layer
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.client import ClientTls, GrpcChannel
 from collabedit.party.decisions import Decision
-from collabedit.party.member import Member, SessionReport
+from collabedit.party.member import Editor, Member, SessionReport
 from collabedit.party.session import run_session
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.federations import TestFederation, weighed
@@ -120,11 +120,13 @@ class Network:
         channel: GrpcChannel,
         *,
         scale: float = 1.0,
-        editor: MatrixEditor | None = None,
+        editor: Editor | None = None,
     ) -> threading.Thread:
         federation = self.federation
-        editor = editor or MatrixEditor(federation, party, scale=scale)
-        self.editors[party] = editor
+        if editor is None:
+            editor = MatrixEditor(federation, party, scale=scale)
+        if isinstance(editor, MatrixEditor):
+            self.editors[party] = editor
         member = Member(federation.plan, party, federation.identities[party], SystemRandomness())
 
         def body() -> None:

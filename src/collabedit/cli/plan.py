@@ -14,6 +14,14 @@ from collabedit.cli.acceptance import (
     VotesOption,
     choose_acceptance,
 )
+from collabedit.cli.closed import (
+    CheckColumnsOption,
+    CheckToleranceOption,
+    CoverOption,
+    MinEditsOption,
+    OpenSumsOption,
+    choose_closed,
+)
 from collabedit.cli.console import PreviousOption, check_place, parse_layers, say, terminal
 from collabedit.cli.credentials import read_identity
 from collabedit.crypto.graph import plan_neighbourhood
@@ -105,6 +113,11 @@ def new(
     overlap: OverlapOption = None,
     false_positive: FalsePositiveOption = None,
     paraphrases: ParaphrasesOption = None,
+    open_sums: OpenSumsOption = False,
+    check_columns: CheckColumnsOption = None,
+    check_tolerance: CheckToleranceOption = None,
+    cover_edits: CoverOption = None,
+    min_edits: MinEditsOption = None,
 ) -> None:
     """Write a plan from a model, a covariance and the parties' public keys."""
     from collabedit.party.editing.covariance import load_covariance
@@ -123,6 +136,13 @@ def new(
         raise InputError("--memory-weight: needs --memory")
     chosen_editor = parse_editor(editor)
     wish = parse_overlap(overlap, false_positive, paraphrases)
+    closed = choose_closed(
+        open_sums=open_sums,
+        check_columns=check_columns,
+        check_tolerance=check_tolerance,
+        cover_edits=cover_edits,
+        min_edits=min_edits,
+    )
     moments = None if covariance is None else load_covariance(covariance)
     loaded = load_model(model, dtype=dtype)
     history = load_chain(previous or (), weights=f"sha256:{loaded.weights_digest()}")
@@ -148,6 +168,7 @@ def new(
             memory=_new_memory(memory, memory_weight),
             history=history,
             overlap=wish,
+            closed=closed,
             acceptance=choose_acceptance(
                 asked=acceptance,
                 votes=votes,
@@ -193,6 +214,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ("collusion", _collusion(plan)),
         ("overlap", _overlap(plan)),
         ("vote", _vote(plan)),
+        ("sums", _closed(plan)),
         ("upload", f"{_upload_bytes(plan) / 1e6:.1f} MB each, in {len(plan.tasks)} sums"),
     ):
         table.add_row(label, value)
@@ -307,6 +329,18 @@ def _vote(plan: Plan) -> str:
         f"{asked.votes} must accept: {asked.efficacy:g} of own edits hold, at most "
         f"{asked.neighbourhood_drop:g} of neighbourhood prompts lost, perplexity at most "
         f"x {asked.perplexity_ratio:g}"
+    )
+
+
+def _closed(plan: Plan) -> str:
+    closed = plan.closed
+    if closed is None:
+        return "open to the aggregator; its merge is not checked"
+    cover = f", {closed.cover_edits} cover edits each" if closed.cover_edits else ""
+    fewest = f", at least {closed.min_edits} edits together" if closed.min_edits else ""
+    return (
+        f"closed; each merge checked by {closed.check_columns} secret vectors to "
+        f"{closed.check_tolerance:g}{cover}{fewest}"
     )
 
 

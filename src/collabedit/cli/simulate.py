@@ -19,6 +19,14 @@ from collabedit.cli.acceptance import (
     VotesOption,
     choose_acceptance,
 )
+from collabedit.cli.closed import (
+    CheckColumnsOption,
+    CheckToleranceOption,
+    CoverOption,
+    MinEditsOption,
+    OpenSumsOption,
+    choose_closed,
+)
 from collabedit.cli.console import (
     check_place,
     configure_logs,
@@ -137,11 +145,15 @@ def run(
     overlap: OverlapOption = None,
     false_positive: FalsePositiveOption = None,
     paraphrases: ParaphrasesOption = None,
+    open_sums: OpenSumsOption = False,
+    check_columns: CheckColumnsOption = None,
+    check_tolerance: CheckToleranceOption = None,
+    cover_edits: CoverOption = None,
+    min_edits: MinEditsOption = None,
     out: Annotated[Path | None, typer.Option(help="Report to write, JSON.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
     """Run the deployed protocol over a lossy in-memory network, with throw-away keys."""
-    from collabedit.exchange import contribution_vector
     from collabedit.party.editing.covariance import load_covariance
     from collabedit.party.editing.editor import (
         ModelEditor,
@@ -161,6 +173,13 @@ def run(
     _check_flags(parties=len(edits), schedule=schedule, statistics=statistics, out=out)
     chosen_editor = parse_editor(editor)
     wish = parse_overlap(overlap, false_positive, paraphrases)
+    closed = choose_closed(
+        open_sums=open_sums,
+        check_columns=check_columns,
+        check_tolerance=check_tolerance,
+        cover_edits=cover_edits,
+        min_edits=min_edits,
+    )
     crashes, crash_task = _crashes(crash or [], len(edits))
     records = [load_edits(path) for path in edits]
     moments = None if covariance is None else load_covariance(covariance)
@@ -191,6 +210,7 @@ def run(
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
             overlap=wish,
+            closed=closed,
             acceptance=choose_acceptance(
                 asked=acceptance,
                 votes=votes,
@@ -216,8 +236,8 @@ def run(
             )
         editors[party] = ModelEditor(plan, loaded, own, targets, maps)
 
-    def contribute(party: PartyId, task: TaskIndex) -> Matrix:
-        return contribution_vector(plan, task, editors[party].statistics(plan.tasks[task]))
+    def contribute(party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:
+        return editors[party].statistics(plan.tasks[task])
 
     applied: set[TaskIndex] = set()
 

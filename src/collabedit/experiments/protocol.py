@@ -15,7 +15,6 @@ from pathlib import Path
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.demo.methods import Share, Updates
-from collabedit.exchange import contribution_vector
 from collabedit.experiments.schema import Cell, EditorSettings
 from collabedit.federation import Coordinator, Party
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
@@ -157,8 +156,8 @@ def run_session(
     items = {party: edit_items(share.edits) for party, share in zip(editors, shares, strict=True)}
     first = plan.party_ids[0]
 
-    def contribute(party: PartyId, task: TaskIndex) -> Matrix:
-        return contribution_vector(plan, task, editors[party].statistics(plan.tasks[task]))
+    def contribute(party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:
+        return editors[party].statistics(plan.tasks[task])
 
     def apply(
         party: PartyId, _task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]

@@ -16,9 +16,11 @@ from collabedit.aggregator import states as a
 from collabedit.errors import AbortReason, NumericError, SessionAbortedError
 from collabedit.exchange import decode_bundle
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
-from collabedit.party import candidate as candidate_module
+from collabedit.party import closing as closing_module
 from collabedit.party.candidate import Candidate
+from collabedit.party.closing import Released
 from collabedit.plan import Plan
+from collabedit.proto import messages as m
 from collabedit.proto.codec import encode_packet
 from collabedit.sketch import LowRankUpdate
 from tests.support.federations import build_federation
@@ -144,7 +146,7 @@ def test_an_update_that_nobody_can_use_is_rejected_by_all(
         # As if the aggregator had released bytes that are no update.
         return decode_bundle(plan, task, data[:-1] if task == 1 else data)
 
-    monkeypatch.setattr(candidate_module, "decode_bundle", decode)
+    monkeypatch.setattr(closing_module, "decode_bundle", decode)
     room = hold(tmp_path, {})
     assert_all_rolled_back(room)
     state = room.coordinator.state
@@ -176,10 +178,12 @@ def test_a_candidate_that_has_voted_measures_nothing(tmp_path: Path) -> None:
     federation = build_federation(3, votes=3)
     simulation = federation.simulation(tmp_path)
     simulation.run(federation.contribute)
-    bundle = simulation.coordinator.bundle(TaskIndex(0))
+    context = m.Context(federation.plan.digest, bytes(32), TaskIndex(0), bytes(32))
+    bundle, survivors = simulation.coordinator.bundle(TaskIndex(0)), simulation.coordinator.records
+    released = Released(federation.plan, context, bundle, survivors[0].survivors, None)
     for voted, measured in ((True, 0), (False, 1)):
         editor = MatrixEditor(federation, ONE)
-        Candidate(federation.plan, editor, has_voted=voted).apply(TaskIndex(0), bundle)
+        Candidate(federation.plan, editor, has_voted=voted).apply(released)
         assert editor.measured == measured
         assert len(editor.applied) == 1
 

@@ -42,6 +42,8 @@ REASONS = [
     "BOUNDS_EXCEEDED",
     "UPDATE_REJECTED",
     "COUNTS_REFUSED",
+    "MERGE_UNVERIFIED",
+    "TOO_FEW_EDITS",
 ]
 """Abort reasons by value."""
 

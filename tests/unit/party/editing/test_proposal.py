@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from collabedit.bounds import KEY_FACTOR
+from collabedit.closed import Closed
 from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.signing import SigningKey
 from collabedit.editing import EditorName
@@ -17,7 +19,7 @@ from collabedit.party.editing.covariance import Covariance, second_moments
 from collabedit.party.editing.editor import ModelEditor, key_maps, target_settings
 from collabedit.party.editing.keys import current_outputs
 from collabedit.party.editing.model import EditableModel
-from collabedit.party.editing.proposal import KEY_FACTOR, RESIDUAL_FACTOR, propose_plan
+from collabedit.party.editing.proposal import RESIDUAL_FACTOR, propose_plan
 from collabedit.party.editing.targets import compute_targets
 from collabedit.party.edits import Edit
 from collabedit.plan import Plan
@@ -105,10 +107,26 @@ def test_the_bounds_follow_covariance_weight_and_clamp(
 def test_a_large_federation_gets_a_bound_on_collusion_and_a_sparse_graph(
     parties: int, corruptions: int | None, model: EditableModel
 ) -> None:
-    plan = propose(model, moments(model), parties=parties)
+    plan = propose(model, moments(model), parties=parties, closed=None)
     assert plan.federation.corruptions == corruptions
     full = plan_neighbourhood(plan, parties, task=TaskIndex(0)).degree == parties - 1
     assert full == (corruptions is None)
+
+
+@pytest.mark.parametrize("parties", [3, 100])
+def test_sums_are_closed_and_the_graph_full_by_default(parties: int, model: EditableModel) -> None:
+    plan = propose(model, moments(model), parties=parties)
+    assert plan.closed == Closed()
+    assert plan_neighbourhood(plan, parties, task=TaskIndex(0)).degree == parties - 1
+
+
+@pytest.mark.parametrize(("parties", "bits"), [(3, 46), (10, 44), (100, 41), (200, 40)])
+def test_the_ring_leaves_room_for_large_numbers(
+    parties: int, bits: int, model: EditableModel
+) -> None:
+    aggregation = propose(model, moments(model), parties=parties).aggregation
+    assert aggregation.fractional_bits == bits
+    assert aggregation.magnitude_bound > 15_000
 
 
 def test_no_plan_is_made_from_the_covariance_of_other_weights(model: EditableModel) -> None:
