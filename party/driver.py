@@ -9,6 +9,7 @@ import hashlib
 import time
 
 from collabedit.acceptance import Assessment, Vote, describe
+from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
 from collabedit.errors import (
     AbortReason,
     CollabEditError,
@@ -127,7 +128,7 @@ class TaskDriver:
 
     def _upload(self, state: s.Contributing, brought: bytes | memoryview) -> None:
         task = state.setup.context.task
-        encoded = contributed_vector(state.setup, brought, state.group_secret)
+        encoded = self._contribution(state, brought)
         upload = masked_upload(self._plan, task, encoded, state.masks)
         self._observer("uploading", {"task": task, "tiles": upload.layout.tiles})
         self._channel.upload(task, upload.frames)
@@ -136,6 +137,18 @@ class TaskDriver:
         step = advance(state, event)
         self._log.uploaded(event, step)
         self._take(step)
+
+    def _contribution(self, state: s.Contributing, brought: bytes | memoryview) -> RingArray:
+        setup = state.setup
+        task = setup.context.task
+
+        def make() -> RingArray:
+            return contributed_vector(setup, brought, state.group_secret)
+
+        if self._plan.closed is None or self._plan.counting(task) is not None:
+            return make()  # whole numbers, which come out alike each time
+        data = self._log.contribution(task, lambda: to_bytes(make()))
+        return from_bytes(Ring.from_bits(self._plan.aggregation.ring_bits), data)
 
     def _fetch(
         self, state: s.FetchingUpdate, candidate: Candidate

@@ -8,6 +8,7 @@ differently. Everything is sealed under a key in a file of its own.
     WORK/journal.key               32 random bytes, or wherever --journal-key says
     WORK/journal/session.journal   records of `party.entries`
     WORK/journal/task-K.vector     encoded contribution of the task that runs, or what it counts
+    WORK/journal/task-K.encoded    encoded contribution, where it is made during the task
     WORK/journal/task-K.update     update of a task, as it was fetched
     WORK/journal/lock              held while a process takes part
 
@@ -20,7 +21,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -58,6 +59,7 @@ KEY_OPTION: Final = "--journal-key"
 ABANDON_OPTION: Final = "--abandon"
 _SESSION: Final = "session.journal"
 _NEW: Final = "session.journal.new"
+_FRESH: Final = ".new"
 _LOCK: Final = "lock"
 _NO_INPUTS: Final = bytes(32)
 _CHUNK_BYTES: Final = 1 << 20
@@ -148,7 +150,8 @@ class PartyJournal:
         if session is not None:
             wanted |= {_SESSION, *(_update_name(entry.task) for entry in session.completed)}
             if session.task is not None:
-                wanted |= {_vector_name(session.task.task), _update_name(session.task.task)}
+                names = (_vector_name, _encoded_name, _update_name)
+                wanted |= {name(session.task.task) for name in names}
         self._remove(self._names() - wanted)
 
     def check(self, plan_digest: bytes, party: PartyId) -> None:
@@ -184,9 +187,7 @@ class PartyJournal:
         Raises:
             StorageError: the disk refuses.
         """
-        starts = range(0, len(brought), _CHUNK_BYTES)
-        chunks = (bytes(brought[start : start + _CHUNK_BYTES]) for start in starts)
-        write_sealed(self._folder / _vector_name(entry.task), self._storage, chunks)
+        write_sealed(self._folder / _vector_name(entry.task), self._storage, _chunks(brought))
         self._append(entry)
 
     def accept(self, entry: Input) -> None:
@@ -218,7 +219,30 @@ class PartyJournal:
         session = session.with_entry(entry)
         self._rewrite(session)
         self.unfinished = session
-        self._remove([_vector_name(entry.task)])
+        self._remove([_vector_name(entry.task), _encoded_name(entry.task)])
+
+    def encoded(self, task: TaskIndex, make: Callable[[], bytes | memoryview]) -> bytes:
+        """Return the contribution to a task, made once and durable before it is returned.
+
+        Numbers that are computed twice may differ in their last bits, on another number of threads
+        already, and one task must never mask two vectors.
+
+        Raises:
+            JournalError: what is stored is damaged.
+            StorageError: the disk refuses.
+        """
+        path = self._folder / _encoded_name(task)
+        if path.exists():
+            return b"".join(read_sealed(path, self._storage))
+        data = bytes(make())
+        fresh = path.with_name(path.name + _FRESH)
+        write_sealed(fresh, self._storage, _chunks(data), name=path.name)
+        try:
+            fresh.replace(path)
+            sync(self._folder)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return data
 
     def brought(self) -> bytes:
         """Return what the party brought to the task that runs, bit by bit as it was stored.
@@ -321,6 +345,15 @@ class PartyJournal:
 
 def _vector_name(task: TaskIndex) -> str:
     return f"task-{task}.vector"
+
+
+def _encoded_name(task: TaskIndex) -> str:
+    return f"task-{task}.encoded"
+
+
+def _chunks(data: bytes | memoryview) -> Iterator[bytes]:
+    for start in range(0, len(data), _CHUNK_BYTES):
+        yield bytes(data[start : start + _CHUNK_BYTES])
 
 
 def _update_name(task: TaskIndex) -> str:

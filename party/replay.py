@@ -108,6 +108,16 @@ class InputLog:
             entry = PacketAccepted(cursor, answer_digest(step), encode_packet(packet))
             self._journal.accept(entry)
 
+    def contribution(
+        self, task: TaskIndex, make: Callable[[], bytes | memoryview]
+    ) -> bytes | memoryview:
+        """Return a contribution that `make` computes in floating point, the same after a restart.
+
+        Raises:
+            StorageError: the disk refuses; nothing may be uploaded.
+        """
+        return make() if self._journal is None else self._journal.encoded(task, make)
+
     def uploaded(self, event: s.Uploaded, step: s.Step) -> None:
         """Write down that the upload was acknowledged.
 
