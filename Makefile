@@ -18,7 +18,7 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix fault-simulation parity-table lie-table crash-test experiments clean
+.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table crash-test experiments clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -31,6 +31,7 @@ help:
 	@echo "make parity-table  every editor's merged update against its centralised closed form"
 	@echo "make experiments  small experiments on the project's own facts, under out/experiments"
 	@echo "make lie-table  try every lie of a coordinator or a party, and say what refused it"
+	@echo "make tampering-table  alter merges of closed sums by more and less, and say what parties notice"
 	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
 	@echo "make fault-simulation  LISTS lists of faults from SEED on, report in out/fault-simulation.json"
 	@echo "make fuzz       coverage-guided fuzzing, FUZZ_RUNS and FUZZ_SEED, report in out/fuzz.json"
@@ -97,6 +98,9 @@ dropout-matrix: $(VENV)/.dev
 
 parity-table: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.parity_table
+
+tampering-table: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.tampering_table
 
 experiments: $(VENV)/.dev
 	for file in experiments/small/*.toml; do $(BIN)/collabedit experiment run $$file || exit 1; done

@@ -77,7 +77,7 @@ def test_dropouts_in_every_round(round_name: str, tmp_path: Path) -> None:
 
 def test_cover_edits_leave_the_update_nearly_as_it_is(tmp_path: Path) -> None:
     section = CLOSED + "\ncover_edits = 3"
-    federation = build_federation(4, closed=section, mapped=600, capacity=4 * 3 + 4 * 3 + 8)
+    federation = build_federation(4, closed=section, mapped=600, capacity=32, key_energy=200.0)
     _, received = run(federation, federation.simulation(tmp_path))
     wanted = federation.centralised(frozenset(federation.plan.party_ids), FIRST)
     # 12 random directions of 600.
