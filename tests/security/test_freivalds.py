@@ -134,6 +134,21 @@ def test_a_blind_shift_of_the_padded_columns_does_not_help(aim: str, edits: Edit
         assert not exceeds(misses, DRAWS, float((plain <= size).mean()))
 
 
+def test_a_share_of_an_opened_column_is_no_bound(edits: Edits) -> None:
+    # With b = Δ'a the residue is what it was, and the opened Tv is as large as one likes.
+    update = 1.01 * merged(edits, ridge=1.0)
+    vectors, share = draws(12, 1000), 1e-4
+    along = 1e6 * np.random.default_rng(13).normal(size=MAPPED)
+    shift = np.concatenate([along, update @ along])
+    plain = residues(update, edits, vectors, ridge=1.0)
+    shifted = residues(update, edits, vectors, ridge=1.0, shift=shift)
+    np.testing.assert_allclose(shifted, plain, atol=1e-7)
+    opened_columns = edits.cross @ vectors
+    assert (plain > share * np.linalg.norm(opened_columns, axis=0)).all()
+    inflated = np.linalg.norm(opened_columns + shift[MAPPED:, None], axis=0)
+    assert (shifted < share * inflated).all()
+
+
 @pytest.mark.parametrize("columns", [2, 4])
 def test_columns_multiply(columns: int, edits: Edits) -> None:
     tampering = tamperings(edits)["rank one"]
