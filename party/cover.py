@@ -1,7 +1,8 @@
 """Cover edits: random keys without a residual that a party adds to its own.
 
-They hide how many edits a party brings, and move the spectrum of S, which is what a secret basis
-leaves to see (docs/closed-sums.md). A column of K̃ whose residual is zero asks the update to leave a
+They move the spectrum of S, which is what a secret basis leaves to see of keys. They do not hide
+how many edits there are: T is zero on them, so who uses T beside S tells them apart
+(docs/closed-sums.md, section 6). A column of K̃ whose residual is zero asks the update to leave a
 direction alone. A random direction of the mapped space is nearly orthogonal to every edit's key, so
 the update hardly changes; how much is measured, not promised.
 """

@@ -64,7 +64,7 @@ class MergeCheck:
         group_secret: 32 bytes (SPEC 4.3(b)).
 
     Attributes:
-        cap: share of ‖Tv‖ by which an update may miss for want of a direction.
+        cap: share of ‖R‖₂‖S‖₂^½ by which an update may miss for want of a direction.
     """
 
     def __init__(self, plan: Plan, context: Context, group_secret: bytes) -> None:
@@ -211,17 +211,20 @@ class CheckSums:
             rank=update.rank,
             size=math.sqrt(max(size, 0.0)),
         )
-        allowed = bound.rounding + np.minimum(bound.lost, self.check.cap * wanted)
+        # Of what the integers allow ‖T‖₂ to be, not of an opened Tv: shifting Sv by a and Tv by Δa
+        # leaves the miss as it is, and could make ‖Tv‖ as large as anybody likes.
+        cap = self.check.cap * math.sqrt(sums.residuals * sums.keys)
+        allowed = bound.rounding + min(bound.lost, cap)
         # Negated, so that what is not a number fails, too.
-        if not (misses <= allowed).all():
-            worst = float(np.max(misses / allowed))
+        if not misses.max() <= allowed:
+            worst = float(misses.max()) / allowed
             raise BoundsError(
                 f"the update of layer {layer.index} is not the merge of what was contributed: it "
                 f"misses by {worst:.3g} times what is allowed"
             )
         scale = np.where(wanted > 0, wanted, np.inf)
         return CheckedLayer(
-            index, float((misses / scale).max()), float((allowed / scale).max()), sums.edits
+            index, float((misses / scale).max()), float(allowed / scale.min()), sums.edits
         )
 
 

@@ -19,8 +19,8 @@ theorem 5.6). Both fail with probability `FAILURE`; Ω is fixed before any key, 
 that are not chosen against it.
 
 What item 1 allows is far more than merges miss by, unless two keys are as good as equal, and it
-would let through a lie of that size. So a plan caps it by a share of ‖Tv‖, `check_tolerance`:
-honest sums beyond that cap are refused with the lies.
+would let through a lie of that size. So a plan caps it by a share of ‖R‖₂‖S‖₂^½ ≥ ‖T‖₂,
+`check_tolerance`: honest sums beyond that cap are refused with the lies.
 """
 
 import math

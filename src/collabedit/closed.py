@@ -30,8 +30,8 @@ class Closed(Section):
 
     Attributes:
         check_columns: c, secret vectors with which each party checks each layer's update.
-        check_tolerance: largest share of ‖Tv‖ by which an update may miss beyond what rounding
-            always explains, for keys that the sums cannot tell apart (`party.tolerance`).
+        check_tolerance: largest share of ‖R‖₂‖S‖₂^½ by which an update may miss beyond what
+            rounding always explains, for keys that sums cannot tell apart (`party.tolerance`).
         cover_edits: random keys without a residual that each party adds to its own.
         min_edits: fewest edits, of all survivors together, whose update parties let pass; 0 for
             any number.

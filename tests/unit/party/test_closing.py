@@ -224,6 +224,23 @@ def test_shifting_any_check_element_is_refused_or_harmless() -> None:
                 merging.open()
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("length", [0.0, 1.0, 1e3, 1e5])
+def test_shifts_of_columns_buy_no_room_for_a_lie(form: str, length: float) -> None:
+    """Sv shifted by a and Tv by Δ'a leave the miss of a lie Δ' as it is, and make ‖Tv‖ large."""
+    merging = Merging.of(closed_federation(statistics=form))
+    plan, encoding = merging.plan, plan_encoding(merging.plan)
+    lie = one_entry(merging.updates(), 0.002)
+    (update,) = lie.values()
+    shift = length * np.random.default_rng(3).normal(size=(48, 1)) * np.ones((48, 4))
+    both = np.concatenate([shift, update.dense() @ shift])
+    start = plan.statistics_length(TASK)
+    wide = (both / encoding.step).round().astype(np.int64).view(np.uint64).ravel()
+    merging.total[start : start + wide.size] += wide
+    with pytest.raises(UnverifiedError, match="is not the merge"):
+        merging.open(lie)
+
+
 def test_the_check_elements_look_uniform() -> None:
     federation = closed_federation()
     plan = federation.plan
