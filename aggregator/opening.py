@@ -11,7 +11,13 @@ from collabedit.aggregator.tiles import TileStore
 from collabedit.bounds import check_magnitude
 from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.errors import AbortReason, BoundsError, NumericError, StorageError
-from collabedit.exchange import encode_bundle, encode_counts, merge_vector, plan_encoding
+from collabedit.exchange import (
+    encode_bundle,
+    encode_counts,
+    merge_vector,
+    noise_room,
+    plan_encoding,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ def open_and_merge(state: Opening, store: TileStore) -> Outcome:
             parties=len(state.survivors),
             bound=encoding.magnitude_bound,
             step=encoding.step,
+            noise=noise_room(plan, task, parties=len(state.survivors)),
         )
         updates = merge_vector(plan, task, decoded, survivors=state.survivors, noise=noise)
     except BoundsError as error:

@@ -41,6 +41,7 @@ from collabedit.party.member import (
     SessionReport,
     TaskReport,
 )
+from collabedit.party.noise import noisy
 from collabedit.party.overlap import OwnEdits, Review, accept
 from collabedit.party.replay import InputLog, Replayed, replay_task
 from collabedit.party.witness import Witness
@@ -380,7 +381,8 @@ class _Session:
                 return self._own.brought()
             statistics = editor.statistics(plan.tasks[task])
             check_statistics(plan, self._member.me, statistics)
-            return to_bytes(plan_encoding(plan).encode(contribution_vector(plan, task, statistics)))
+            encoded = plan_encoding(plan).encode(contribution_vector(plan, task, statistics))
+            return to_bytes(noisy(plan, task, encoded))
         except NumericError:
             self._farewell = m.Abort(AbortReason.INPUT_REFUSED, self._member.me)
             raise

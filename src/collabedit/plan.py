@@ -27,6 +27,15 @@ from collabedit.federation import Federation
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.memory import Memory
 from collabedit.overlap import Overlap, check_elements
+from collabedit.privacy import (
+    MINIMUM_STEPS,
+    NO_NOISE,
+    NOISE_HEADROOM,
+    Noise,
+    Privacy,
+    Statistics,
+    party_noise,
+)
 from collabedit.section import Digest, Hex32, Name, Seconds, Section
 from collabedit.sketch import OVERSAMPLING
 
@@ -127,6 +136,7 @@ class Plan(Section):
     Attributes:
         overlap: None leaves edits that several parties share uncounted.
         acceptance: None lets every verified update stay, without a vote.
+        privacy: None adds no noise.
     """
 
     version: Literal[1]
@@ -140,6 +150,7 @@ class Plan(Section):
     overlap: Overlap | None = None
     timing: Timing = Timing()
     acceptance: Acceptance | None = None
+    privacy: Privacy | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":
@@ -174,6 +185,39 @@ class Plan(Section):
         if not low <= self.acceptance.votes <= high:
             raise ValueError(
                 f"acceptance.votes {self.acceptance.votes}, must be {low} (the threshold) to {high}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_privacy(self) -> "Plan":
+        privacy, aggregation = self.privacy, self.aggregation
+        if privacy is None:
+            return self
+        if self.overlap is not None or self.acceptance is not None:
+            raise ValueError(
+                "privacy cannot go with overlap or acceptance: counts and votes are made of edits, "
+                "and have no noise"
+            )
+        if privacy.honest > self.threshold:
+            raise ValueError(
+                f"privacy.honest {privacy.honest}: a sum is sure to have {self.threshold} parties"
+            )
+        scales = [self.noise(layer) for layer in self.editing.layers]
+        least = min(min(scale.gram, scale.cross) for scale in scales)
+        if math.ldexp(least, aggregation.fractional_bits) < MINIMUM_STEPS:
+            raise ValueError(
+                f"privacy: a party's noise is below {MINIMUM_STEPS:g} steps of the ring: more "
+                "aggregation.fractional_bits are needed"
+            )
+        parties = len(self.federation.parties)
+        most = max(max(scale.gram, scale.cross) for scale in scales)
+        room = parties * aggregation.magnitude_bound + NOISE_HEADROOM * math.sqrt(parties) * most
+        # A relative 2⁻²⁰ for what `_check` rounds up.
+        if math.ldexp(room, aggregation.fractional_bits + 1 - aggregation.ring_bits) > 1 - 2**-20:
+            raise ValueError(
+                f"privacy: a {aggregation.ring_bits}-bit ring has no room for noise of deviation "
+                f"{most:.3g} beside magnitude_bound {aggregation.magnitude_bound:g}: lower "
+                "fractional_bits, magnitude_bound or the caps in bounds"
             )
         return self
 
@@ -278,6 +322,28 @@ class Plan(Section):
     def max_past_edits(self) -> int:
         """Most past edits that any one party brings; 0 without a memory."""
         return 0 if self.memory is None else self.memory.max_edits
+
+    def statistics_of(self, layer: Layer) -> Statistics:
+        """Return what one party's statistics of `layer` may weigh."""
+        aggregation = self.aggregation
+        return Statistics(
+            mapped=layer.mapped,
+            outputs=layer.outputs,
+            columns=aggregation.capacity if aggregation.statistics == "sketch" else None,
+            key_energy=self.bounds.key_energy,
+            residual_energy=self.bounds.residual_energy,
+            edits=max(party.max_edits for party in self.federation.parties),
+            past=self.max_past_edits,
+            weight=0.0 if self.memory is None else self.memory.weight,
+            step=math.ldexp(1.0, -aggregation.fractional_bits),
+        )
+
+    def noise(self, layer: Layer) -> Noise:
+        """Return the deviation of each party's noise in an entry of `layer`, as a real."""
+        if self.privacy is None:
+            return NO_NOISE
+        layers = len(self.editing.layers)
+        return party_noise(self.privacy, self.statistics_of(layer), layers=layers)
 
     def energy_limits(self, parties: Iterable[PartyId]) -> EnergyLimits:
         """Return what the edits of `parties`, and the past ones they bring, may weigh together."""

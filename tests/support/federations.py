@@ -96,6 +96,11 @@ def plan_text(
         "residual_energy": 10000.0,
         "schedule": '"sequential"',
         "votes": None,
+        "epsilon": None,
+        "delta": 1e-6,
+        "noise_multiplier": 1.0,
+        "unit": '"edit"',
+        "honest": 2,
         **changes,
     }
     voted = (
@@ -107,6 +112,19 @@ votes = {values["votes"]}
 efficacy = 0.75
 neighbourhood_drop = 0.1
 perplexity_ratio = 1.1
+"""
+    )
+    private = (
+        ""
+        if values["epsilon"] is None
+        else f"""
+[privacy]
+mechanism = "discrete-gaussian"
+unit = {values["unit"]}
+epsilon = {values["epsilon"]}
+delta = {values["delta"]}
+noise_multiplier = {values["noise_multiplier"]}
+honest = {values["honest"]}
 """
     )
     bound = values["corruptions"]
@@ -164,7 +182,7 @@ test_matrix_seed = "{"00" * 32}"
 [bounds]
 key_energy = {values["key_energy"]}
 residual_energy = {values["residual_energy"]}
-{voted}"""
+{voted}{private}"""
 
 
 def build_federation(
