@@ -15,12 +15,15 @@ from types import ModuleType
 from typing import Any
 
 from collabedit.errors import InputError, PlanError
-from collabedit.plan import Plan
-from collabedit.privacy import Privacy
+from collabedit.plan import Aggregation, Plan
+from collabedit.privacy import NOISE_HEADROOM, Privacy, Unit, party_noise
 
 _ORDERS = tuple(1 + 1.02**k / 1e4 for k in range(1150))
 """Of Rényi divergences, from 1.0001 to 7·10⁵: the library's own end at 1024, too early for a small
 ε. Any choice is sound."""
+
+_HEADROOM = 0.9
+"""Of half the ring, for the parties' statistics; the rest is for rounding."""
 
 _TOLERANCE = 1e-6
 """Relative, of a stated ε: plans state decimals."""
@@ -85,10 +88,52 @@ def calibrate(epsilon: float, delta: float) -> float:
             bracket_interval=library.LowerEndpointAndGuess(1e-6, 1.0),
             tol=1e-9,
         )
-    except (ValueError, library.NoBracketIntervalFoundError) as error:
+    except (ValueError, library.mechanism_calibration.NoBracketIntervalFoundError) as error:
         raise InputError(f"no noise gives epsilon {epsilon:g} at delta {delta:g}") from error
     unit = 10.0 ** (math.floor(math.log10(exact)) - 3)
     return float(f"{math.ceil(exact / unit) * unit:.4g}")
+
+
+def with_privacy(plan: Plan, *, epsilon: float, delta: float, unit: Unit, honest: int) -> Plan:
+    """Return the plan with noise for (ε, δ), and a fixed point that has room for it.
+
+    The noise gets half of the ring and the parties' statistics the other; steps become coarser than
+    in `plan` only where the noise does not fit.
+
+    Args:
+        plan: without privacy.
+        epsilon: ε of a session.
+        delta: δ.
+        unit: what is hidden.
+        honest: survivors whose noise counts.
+
+    Raises:
+        InputError: dp-accounting is not installed, or no noise is enough.
+        ValidationError: a value is out of its range, or no fixed point has room.
+    """
+    privacy = Privacy(
+        mechanism="discrete-gaussian",
+        unit=unit,
+        epsilon=epsilon,
+        delta=delta,
+        noise_multiplier=calibrate(epsilon, delta),
+        honest=honest,
+    )
+    aggregation, parties = plan.aggregation, len(plan.federation.parties)
+    layers = plan.editing.layers
+    scales = [party_noise(privacy, plan.statistics_of(x), layers=len(layers)) for x in layers]
+    largest = max(max(scale.gram, scale.cross) for scale in scales)
+    noise = NOISE_HEADROOM * math.sqrt(parties) * largest
+    # In [1/2, 1)·2^magnitude.
+    magnitude = math.frexp(noise)[1]
+    bits = min(aggregation.fractional_bits, aggregation.ring_bits - 2 - magnitude)
+    half = math.ldexp(1.0, aggregation.ring_bits - 2 - bits)
+    values = aggregation.model_dump() | {
+        "fractional_bits": bits,
+        "magnitude_bound": float(min(aggregation.magnitude_bound, int(_HEADROOM * half / parties))),
+    }
+    changed = {"aggregation": Aggregation(**values), "privacy": privacy}
+    return Plan(**{**dict(plan), **changed})
 
 
 def check_claim(plan: Plan) -> float:

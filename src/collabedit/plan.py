@@ -27,15 +27,7 @@ from collabedit.federation import Federation
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.memory import Memory
 from collabedit.overlap import Overlap, check_elements
-from collabedit.privacy import (
-    MINIMUM_STEPS,
-    NO_NOISE,
-    NOISE_HEADROOM,
-    Noise,
-    Privacy,
-    Statistics,
-    party_noise,
-)
+from collabedit.privacy import NO_NOISE, Noise, Privacy, Statistics, check_room, party_noise
 from collabedit.section import Digest, Hex32, Name, Seconds, Section
 from collabedit.sketch import OVERSAMPLING
 
@@ -202,23 +194,13 @@ class Plan(Section):
             raise ValueError(
                 f"privacy.honest {privacy.honest}: a sum is sure to have {self.threshold} parties"
             )
-        scales = [self.noise(layer) for layer in self.editing.layers]
-        least = min(min(scale.gram, scale.cross) for scale in scales)
-        if math.ldexp(least, aggregation.fractional_bits) < MINIMUM_STEPS:
-            raise ValueError(
-                f"privacy: a party's noise is below {MINIMUM_STEPS:g} steps of the ring: more "
-                "aggregation.fractional_bits are needed"
-            )
-        parties = len(self.federation.parties)
-        most = max(max(scale.gram, scale.cross) for scale in scales)
-        room = parties * aggregation.magnitude_bound + NOISE_HEADROOM * math.sqrt(parties) * most
-        # A relative 2⁻²⁰ for what `_check` rounds up.
-        if math.ldexp(room, aggregation.fractional_bits + 1 - aggregation.ring_bits) > 1 - 2**-20:
-            raise ValueError(
-                f"privacy: a {aggregation.ring_bits}-bit ring has no room for noise of deviation "
-                f"{most:.3g} beside magnitude_bound {aggregation.magnitude_bound:g}: lower "
-                "fractional_bits, magnitude_bound or the caps in bounds"
-            )
+        check_room(
+            [self.noise(layer) for layer in self.editing.layers],
+            parties=len(self.federation.parties),
+            ring_bits=aggregation.ring_bits,
+            fractional_bits=aggregation.fractional_bits,
+            magnitude_bound=aggregation.magnitude_bound,
+        )
         return self
 
     @property

@@ -12,6 +12,7 @@ part spends the same share and the session as a whole is a Gaussian mechanism of
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -172,3 +173,40 @@ def party_noise(privacy: Privacy, of: Statistics, *, layers: int) -> Noise:
     """
     share = privacy.noise_multiplier * math.sqrt(2 * layers / privacy.honest)
     return sensitivity(privacy.unit, of) * share
+
+
+def check_room(
+    scales: Sequence[Noise],
+    *,
+    parties: int,
+    ring_bits: int,
+    fractional_bits: int,
+    magnitude_bound: float,
+) -> None:
+    """Refuse noise that is finer than the ring, or that the ring has no room for.
+
+    Args:
+        scales: `party_noise` of each layer.
+        parties: N.
+        ring_bits: of the plan.
+        fractional_bits: f.
+        magnitude_bound: B.
+
+    Raises:
+        ValueError: says which, and what to change in the plan.
+    """
+    deviations = [deviation for scale in scales for deviation in (scale.gram, scale.cross)]
+    if math.ldexp(min(deviations), fractional_bits) < MINIMUM_STEPS:
+        raise ValueError(
+            f"privacy: a party's noise is below {MINIMUM_STEPS:g} steps of the ring: more "
+            "aggregation.fractional_bits are needed"
+        )
+    largest = max(deviations)
+    room = parties * magnitude_bound + NOISE_HEADROOM * math.sqrt(parties) * largest
+    # A relative 2⁻²⁰ for what the rule about B rounds up.
+    if math.ldexp(room, fractional_bits + 1 - ring_bits) > 1 - 2**-20:
+        raise ValueError(
+            f"privacy: a {ring_bits}-bit ring has no room for noise of deviation {largest:.3g} "
+            f"beside magnitude_bound {magnitude_bound:g}: lower fractional_bits, magnitude_bound "
+            "or the caps in bounds"
+        )
