@@ -96,15 +96,14 @@ def check_past(mapped_keys: Matrix, *, weight: float, key_energy: float) -> None
 
 
 def check_projections(
-    mapped_keys: Matrix, omega: Matrix, *, reach: float, weights: Matrix, key_energy: float
+    mapped_keys: Matrix, omega: Matrix, *, reach: float, key_energy: float
 ) -> None:
     """Hold every column's projection against what the noise of a plan with privacy counts on.
 
     Args:
-        mapped_keys: K̃ as it is sketched, [d', n]; columns of past edits are √w·k̃.
+        mapped_keys: K̃ as it is sketched, [d', n].
         omega: Ω, [d', m].
         reach: largest ‖Ωᵀk̃‖/√κ, `privacy.projection_bound`.
-        weights: of each column: 1 of an edit, w of a past one, [n].
         key_energy: κ.
 
     Raises:
@@ -112,12 +111,12 @@ def check_projections(
     """
     projected = omega.T @ mapped_keys
     energies = np.einsum("mn,mn->n", projected, projected)
-    beyond = np.flatnonzero(~(energies <= weights * key_energy * reach**2 * (1 + SLACK)))
+    beyond = np.flatnonzero(~(energies <= key_energy * reach**2))
     if beyond.size:
         raise BoundsError(
-            f"the key of edit {beyond[0] + 1} of {len(energies)}, past ones last, projects further "
-            "on the plan's test matrix than its noise is made for: leave the edit out, or agree "
-            "on a plan with another test_matrix_seed"
+            f"the key of edit {beyond[0] + 1} of {len(energies)} projects further on the plan's "
+            "test matrix than its noise is made for: leave the edit out, or agree on a plan with "
+            "another test_matrix_seed"
         )
 
 

@@ -221,23 +221,15 @@ def contribution_vector(
                     key_energy=bounds.key_energy,
                 )
             if plan.privacy is not None and plan.aggregation.statistics == "sketch":
-                _check_projections(plan, layer, mapped_keys, edits=edits)
+                check_projections(
+                    mapped_keys,
+                    plan_test_matrix(plan, layer),
+                    reach=projection_bound(plan.aggregation.capacity),
+                    key_energy=bounds.key_energy,
+                )
         except BoundsError as error:
             raise BoundsError(f"layer {layer.index}: {error}") from error
     return vector
-
-
-def _check_projections(plan: Plan, layer: Layer, mapped_keys: Matrix, *, edits: int) -> None:
-    weights = np.ones(mapped_keys.shape[1])
-    if plan.memory is not None:
-        weights[edits:] = plan.memory.weight
-    check_projections(
-        mapped_keys,
-        plan_test_matrix(plan, layer),
-        reach=projection_bound(plan.aggregation.capacity),
-        weights=weights,
-        key_energy=plan.bounds.key_energy,
-    )
 
 
 def noise_room(plan: Plan, task: TaskIndex, *, parties: int) -> float:

@@ -190,6 +190,11 @@ class Plan(Section):
                 "privacy cannot go with overlap or acceptance: counts and votes are made of edits, "
                 "and have no noise"
             )
+        if self.max_past_edits:
+            raise ValueError(
+                "privacy cannot go with past edits: which of them are brought depends on the new "
+                "ones; memory.max_edits must be 0"
+            )
         if privacy.honest > self.threshold:
             raise ValueError(
                 f"privacy.honest {privacy.honest}: a sum is sure to have {self.threshold} parties"
@@ -315,8 +320,6 @@ class Plan(Section):
             key_energy=self.bounds.key_energy,
             residual_energy=self.bounds.residual_energy,
             edits=max(party.max_edits for party in self.federation.parties),
-            past=self.max_past_edits,
-            weight=0.0 if self.memory is None else self.memory.weight,
             step=math.ldexp(1.0, -aggregation.fractional_bits),
         )
 

@@ -40,7 +40,7 @@ _LARGEST_NORMAL = 8.58
 """No entry of Ω is larger: √(2·53·ln 2), from uniforms of 53 bits (`sketch.normals`)."""
 
 _SLACK = 1e-6
-"""Relative: caps are compared in float64, those of past edits after a rounded factor √w."""
+"""Relative: energies are compared with their caps in float64."""
 
 
 class Privacy(Section):
@@ -77,8 +77,6 @@ class Statistics:
         key_energy: κ, largest ‖k̃‖².
         residual_energy: η, largest ‖r‖².
         edits: most edits of any one party.
-        past: most past edits of any one party.
-        weight: w of a past edit, 0 without a memory.
         step: of the fixed point.
     """
 
@@ -88,8 +86,6 @@ class Statistics:
     key_energy: float
     residual_energy: float
     edits: int
-    past: int
-    weight: float
     step: float
 
     @property
@@ -128,13 +124,12 @@ def sensitivity(unit: Unit, of: Statistics) -> Noise:
     """Bound the ℓ2 distance of a party's encoded parts with and without one unit, as reals.
 
     One edit adds k̃(Ωᵀk̃)ᵀ to Y and r(Ωᵀk̃)ᵀ to Z, of norm ‖k̃‖‖Ωᵀk̃‖ and ‖r‖‖Ωᵀk̃‖; the triangle of
-    k̃k̃ᵀ, of norm at most ‖k̃‖², to S and rk̃ᵀ to T. A past edit weighs w as much, and nothing in Z and
-    T. To this come
+    k̃k̃ᵀ, of norm at most ‖k̃‖², to S and rk̃ᵀ to T. To this come
 
     * the ring: round(x + y) and round(x) + y differ by a step at most, in every element;
-    * float64: n columns of n' past ones included, are multiplied with a rounding that may be
-      another one without the unit, of at most 2(d' + n' + 2)·ε·‖K̃‖_F‖K̃‖_F‖Ω‖_F each time (Higham
-      2002, section 3.5), likewise for Z, S and T.
+    * float64: a party's n columns are multiplied with a rounding that may be another one without
+      the unit, of less than 2(d' + n + 2)·ε·‖K̃‖_F‖K̃‖_F‖Ω‖_F each time (Higham 2002, section 3.5),
+      likewise for Z, S and T.
 
     Args:
         unit: of the plan.
@@ -146,14 +141,9 @@ def sensitivity(unit: Unit, of: Statistics) -> Noise:
         reach = math.sqrt(of.key_energy) * projection_bound(of.columns)
         omega = _LARGEST_NORMAL * math.sqrt(of.mapped * of.columns)
     gram, cross = math.sqrt(of.key_energy) * reach, math.sqrt(of.residual_energy) * reach
-    past = of.weight * gram if of.past else 0.0
-    if unit == "party":
-        change = Noise(of.edits * gram + of.past * past, of.edits * cross)
-    else:
-        change = Noise(max(gram, past), cross)
-    columns = of.edits + of.past
-    keys = math.sqrt(of.key_energy * (of.edits + of.past * of.weight))
-    rounding = 4 * (of.mapped + columns + 2) * math.ulp(1.0) * keys * omega
+    change = Noise(gram, cross) * (of.edits if unit == "party" else 1)
+    keys = math.sqrt(of.key_energy * of.edits)
+    rounding = 4 * (of.mapped + of.edits + 2) * math.ulp(1.0) * keys * omega
     in_gram, in_cross = of.elements
     return Noise(
         change.gram * (1 + _SLACK) + of.step * math.sqrt(in_gram) + rounding * keys,

@@ -277,6 +277,10 @@ def test_what_has_no_noise_does_not_go_with_privacy() -> None:
         parse(changed(section, content))
         with pytest.raises(PlanError, match="privacy cannot go with overlap or acceptance"):
             parse({**values, section: content})
+    values["aggregation"]["capacity"] = 100
+    parse({**values, "memory": {"weight": 1.0, "max_edits": 0}})
+    with pytest.raises(PlanError, match=r"past edits: .* memory\.max_edits must be 0"):
+        parse({**values, "memory": {"weight": 1.0, "max_edits": 1}})
 
 
 def test_noise_finer_than_the_ring_is_refused() -> None:
