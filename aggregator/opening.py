@@ -16,6 +16,7 @@ from collabedit.exchange import (
     encode_checks,
     encode_counts,
     merge_vector,
+    noise_room,
     plan_encoding,
 )
 
@@ -57,6 +58,7 @@ def open_and_merge(state: Opening, store: TileStore) -> Outcome:
             parties=len(state.survivors),
             bound=encoding.magnitude_bound,
             step=encoding.step,
+            noise=noise_room(plan, task, parties=len(state.survivors)),
         )
         updates = merge_vector(plan, task, decoded, survivors=state.survivors, noise=noise)
     except BoundsError as error:

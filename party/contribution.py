@@ -32,6 +32,7 @@ from collabedit.party.closing import (
 )
 from collabedit.party.counting import Counter
 from collabedit.party.items import digests_from_bytes
+from collabedit.party.noise import noisy
 from collabedit.party.states import TaskSetup, Uploaded
 from collabedit.plan import Plan
 
@@ -112,13 +113,16 @@ def bring(plan: Plan, me: PartyId, task: TaskIndex, statistics: Statistics) -> b
         statistics: K̃ and R of each layer (`exchange.contribution_vector`).
 
     Raises:
+        PlanError, InputError: a plan with noise that this party cannot add (`noise.noisy`).
         NumericError: there are more edits than the plan allows, a number is not finite, or one is
             beyond a bound. With closed sums the last rule is held once more in the secret basis,
             in which numbers spread out: `contributed_vector`.
     """
     check_statistics(plan, me, statistics)
     encoded = plan_encoding(plan).encode(contribution_vector(plan, task, statistics))
-    return to_bytes(encoded) if plan.closed is None else statistics_to_bytes(statistics)
+    if plan.closed is not None:
+        return statistics_to_bytes(statistics)
+    return to_bytes(noisy(plan, task, encoded))
 
 
 def masked_upload(

@@ -99,6 +99,31 @@ def check_past(mapped_keys: Matrix, *, weight: float, key_energy: float) -> None
         )
 
 
+def check_projections(
+    mapped_keys: Matrix, omega: Matrix, *, reach: float, key_energy: float
+) -> None:
+    """Hold every column's projection against what the noise of a plan with privacy counts on.
+
+    Args:
+        mapped_keys: K̃ as it is sketched, [d', n].
+        omega: Ω, [d', m].
+        reach: largest ‖Ωᵀk̃‖/√κ, `privacy.projection_bound`.
+        key_energy: κ.
+
+    Raises:
+        BoundsError: names the first column beyond it, counted from 1, and no number of it.
+    """
+    projected = omega.T @ mapped_keys
+    energies = np.einsum("mn,mn->n", projected, projected)
+    beyond = np.flatnonzero(~(energies <= key_energy * reach**2))
+    if beyond.size:
+        raise BoundsError(
+            f"the key of edit {beyond[0] + 1} of {len(energies)} projects further on the plan's "
+            "test matrix than its noise is made for: leave the edit out, or agree on a plan with "
+            "another test_matrix_seed"
+        )
+
+
 def check_sketch(
     gram: Matrix,
     cross: Matrix,
@@ -107,6 +132,7 @@ def check_sketch(
     vectors: Matrix,
     tolerance: float,
     noise: float,
+    cross_noise: float,
     limits: EnergyLimits,
 ) -> None:
     """Hold summed sketches against the caps.
@@ -121,7 +147,8 @@ def check_sketch(
         values: eigenvalues of W, [m], none below -τ.
         vectors: its eigenvectors, [m, m].
         tolerance: τ, as `merge_sketch` has it.
-        noise: σ, standard deviation of an entry of the sums.
+        noise: σ, standard deviation of an entry of Y.
+        cross_noise: likewise of Z.
         limits: of the survivors.
 
     Raises:
@@ -131,9 +158,12 @@ def check_sketch(
     if not lifted.min() > 0:
         raise BoundsError("opened sums exceed every bound: W is zero where Y is not")
     basis = vectors / np.sqrt(lifted)
-    spread = noise * float(np.sqrt((1 / lifted).sum()))
-    for what, matrix, limit in (("key", gram, limits.keys), ("residual", cross, limits.residuals)):
-        allowed = np.sqrt(limit) + NOISE_FACTOR * spread * np.sqrt(len(matrix))
+    root = float(np.sqrt((1 / lifted).sum()))
+    for what, matrix, limit, deviation in (
+        ("key", gram, limits.keys, noise),
+        ("residual", cross, limits.residuals, cross_noise),
+    ):
+        allowed = np.sqrt(limit) + NOISE_FACTOR * deviation * root * np.sqrt(len(matrix))
         _check(what, float(np.linalg.norm(matrix @ basis)), float(allowed))
 
 
@@ -144,6 +174,7 @@ def check_dense(
     *,
     tolerance: float,
     noise: float,
+    cross_noise: float,
     limits: EnergyLimits,
 ) -> None:
     """Hold dense sums against the caps: tr(S), and tr(T (S + 2τI)⁻¹ Tᵀ).
@@ -153,7 +184,8 @@ def check_dense(
         vectors: its eigenvectors, [d', d'].
         cross: T, [d_out, d'].
         tolerance: τ, as `merge_dense` has it.
-        noise: σ, standard deviation of an entry of the sums.
+        noise: σ, standard deviation of an entry of S.
+        cross_noise: likewise of T.
         limits: of the survivors.
 
     Raises:
@@ -168,7 +200,7 @@ def check_dense(
         if cross.any():
             raise BoundsError("opened sums exceed every bound: S is zero where T is not")
         return
-    spread = noise * float(np.sqrt(len(cross) * (1 / lifted).sum()))
+    spread = cross_noise * float(np.sqrt(len(cross) * (1 / lifted).sum()))
     energy = float(np.linalg.norm(cross @ (vectors / np.sqrt(lifted))))
     _check("residual", energy, float(np.sqrt(limits.residuals)) + NOISE_FACTOR * spread)
 
@@ -197,7 +229,9 @@ def check_update(left: Matrix, right: Matrix, *, ridge: float, limits: EnergyLim
         raise BoundsError("the update is larger than edits within bounds.residual_energy can make")
 
 
-def check_magnitude(total: Matrix, *, parties: int, bound: float, step: float) -> None:
+def check_magnitude(
+    total: Matrix, *, parties: int, bound: float, step: float, noise: float = 0.0
+) -> None:
     """Refuse a sum with an entry that `parties` values of at most `bound` cannot add up to.
 
     Args:
@@ -205,12 +239,13 @@ def check_magnitude(total: Matrix, *, parties: int, bound: float, step: float) -
         parties: s, how many contributions are in it.
         bound: the plan's magnitude bound.
         step: of the fixed point; each value was rounded to a multiple of it.
+        noise: what the noise of a plan with privacy may add to an entry.
 
     Raises:
         BoundsError: an entry is beyond.
     """
     largest = float(np.abs(total).max(initial=0.0))
-    if not largest <= parties * (bound + step) * (1 + SLACK):
+    if not largest <= (parties * (bound + step) + noise) * (1 + SLACK):
         raise BoundsError("the opened sum exceeds what its parties may add up to")
 
 

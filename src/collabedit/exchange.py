@@ -6,19 +6,21 @@ holds one `LowRankUpdate` for each layer. Both ends use these functions and no o
 """
 
 import hashlib
+import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from collabedit.bounds import check_columns, check_past, check_update
+from collabedit.bounds import check_columns, check_past, check_projections, check_update
 from collabedit.crypto.fixedpoint import FixedPoint
 from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
 from collabedit.editing import Layer
 from collabedit.errors import BoundsError, MalformedMessageError, NumericError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Plan
+from collabedit.privacy import NOISE_HEADROOM, projection_bound
 from collabedit.sketch import (
     DenseStatistics,
     GramSketch,
@@ -220,9 +222,23 @@ def contribution_vector(
                     weight=plan.memory.weight,
                     key_energy=bounds.key_energy,
                 )
+            if plan.privacy is not None and plan.aggregation.statistics == "sketch":
+                check_projections(
+                    mapped_keys,
+                    plan_test_matrix(plan, layer),
+                    reach=projection_bound(plan.aggregation.capacity),
+                    key_energy=bounds.key_energy,
+                )
         except BoundsError as error:
             raise BoundsError(f"layer {layer.index}: {error}") from error
     return vector
+
+
+def noise_room(plan: Plan, task: TaskIndex, *, parties: int) -> float:
+    """Return what the noise of `parties` may add to an entry of a sum; 0 without privacy."""
+    scales = [plan.noise(layer) for layer in plan.tasks[task]]
+    largest = max(max(scale.gram, scale.cross) for scale in scales)
+    return NOISE_HEADROOM * math.sqrt(parties) * largest
 
 
 def merge_vector(
@@ -235,33 +251,40 @@ def merge_vector(
         task: which task.
         total: the sum over the survivors, decoded to float64: [statistics of the task].
         survivors: whose contributions are in it; their `max_edits` set the caps.
-        noise: standard deviation of the fixed-point rounding in an entry of `total`.
+        noise: standard deviation of the fixed-point rounding in an entry of `total`; that of a plan
+            with privacy is added here.
 
     Raises:
         NumericError: the sums cannot come from honest contributions; names the layer.
         BoundsError: they exceed the plan's bounds; names the layer.
     """
-    limits = plan.energy_limits(survivors)
+    members = tuple(survivors)
+    limits = plan.energy_limits(members)
     updates = {}
     start = 0
     for layer in plan.tasks[task]:
         stop = start + plan.layer_length(layer)
         part = total[start:stop]
         start = stop
+        drawn = plan.noise(layer) * math.sqrt(len(members))
+        deviations = {
+            "noise": math.hypot(noise, drawn.gram),
+            "cross_noise": math.hypot(noise, drawn.cross),
+        }
         try:
             if plan.aggregation.statistics == "dense":
                 dense = DenseStatistics.from_vector(
                     part, mapped=layer.mapped, outputs=layer.outputs
                 )
-                update = merge_dense(dense, ridge=plan.editing.ridge, noise=noise, limits=limits)
+                update = merge_dense(dense, ridge=plan.editing.ridge, limits=limits, **deviations)
             else:
                 sketched = GramSketch.from_vector(part, mapped=layer.mapped, outputs=layer.outputs)
                 update = merge_sketch(
                     sketched,
                     plan_test_matrix(plan, layer),
                     ridge=plan.editing.ridge,
-                    noise=noise,
                     limits=limits,
+                    **deviations,
                 )
         except BoundsError as error:
             raise BoundsError(f"layer {layer.index}: {error}") from error

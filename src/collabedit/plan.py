@@ -28,6 +28,7 @@ from collabedit.federation import Federation
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.memory import Memory
 from collabedit.overlap import Overlap, check_elements
+from collabedit.privacy import NO_NOISE, Noise, Privacy, Statistics, check_room, party_noise
 from collabedit.section import Digest, Hex32, Name, Seconds, Section
 from collabedit.sketch import OVERSAMPLING
 
@@ -129,6 +130,7 @@ class Plan(Section):
         overlap: None leaves edits that several parties share uncounted.
         acceptance: None lets every verified update stay, without a vote.
         closed: None opens the sums in the model's own coordinates, and nobody checks the merge.
+        privacy: None adds no noise.
     """
 
     version: Literal[1]
@@ -143,6 +145,7 @@ class Plan(Section):
     timing: Timing = Timing()
     acceptance: Acceptance | None = None
     closed: Closed | None = None
+    privacy: Privacy | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":
@@ -180,6 +183,39 @@ class Plan(Section):
             raise ValueError(
                 f"acceptance.votes {self.acceptance.votes}, must be {low} (the threshold) to {high}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_privacy(self) -> "Plan":
+        privacy, aggregation = self.privacy, self.aggregation
+        if privacy is None:
+            return self
+        if self.overlap is not None or self.acceptance is not None:
+            raise ValueError(
+                "privacy cannot go with overlap or acceptance: counts and votes are made of edits, "
+                "and have no noise"
+            )
+        if self.max_past_edits:
+            raise ValueError(
+                "privacy cannot go with past edits: which of them are brought depends on the new "
+                "ones; memory.max_edits must be 0"
+            )
+        if self.closed is not None:
+            raise ValueError(
+                "privacy cannot go with closed sums: their check columns would show what the noise "
+                "hides (`plan new --open-sums`)"
+            )
+        if privacy.honest > self.threshold:
+            raise ValueError(
+                f"privacy.honest {privacy.honest}: a sum is sure to have {self.threshold} parties"
+            )
+        check_room(
+            [self.noise(layer) for layer in self.editing.layers],
+            parties=len(self.federation.parties),
+            ring_bits=aggregation.ring_bits,
+            fractional_bits=aggregation.fractional_bits,
+            magnitude_bound=aggregation.magnitude_bound,
+        )
         return self
 
     @property
@@ -313,6 +349,26 @@ class Plan(Section):
         """Return how many columns of K̃ `parties` may bring together, of whatever kind."""
         members = tuple(parties)
         return self.max_edits(members) + len(members) * (self.max_past_edits + self.cover_edits)
+
+    def statistics_of(self, layer: Layer) -> Statistics:
+        """Return what one party's statistics of `layer` may weigh."""
+        aggregation = self.aggregation
+        return Statistics(
+            mapped=layer.mapped,
+            outputs=layer.outputs,
+            columns=aggregation.capacity if aggregation.statistics == "sketch" else None,
+            key_energy=self.bounds.key_energy,
+            residual_energy=self.bounds.residual_energy,
+            edits=max(party.max_edits for party in self.federation.parties),
+            step=math.ldexp(1.0, -aggregation.fractional_bits),
+        )
+
+    def noise(self, layer: Layer) -> Noise:
+        """Return the deviation of each party's noise in an entry of `layer`, as a real."""
+        if self.privacy is None:
+            return NO_NOISE
+        layers = len(self.editing.layers)
+        return party_noise(self.privacy, self.statistics_of(layer), layers=layers)
 
     def energy_limits(self, parties: Iterable[PartyId]) -> EnergyLimits:
         """Return what the edits of `parties`, and the past ones they bring, may weigh together."""

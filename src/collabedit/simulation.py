@@ -44,6 +44,7 @@ from collabedit.party.contribution import bring, contributed_vector, masked_uplo
 from collabedit.party.cover import with_cover
 from collabedit.party.decisions import Decision
 from collabedit.party.items import Item
+from collabedit.party.noise import noisy
 from collabedit.party.overlap import OwnEdits
 from collabedit.party.task import advance, receive, start_task
 from collabedit.plan import Plan
@@ -329,7 +330,7 @@ class Simulation:
             return self._own(party).brought()
         contributed = contribute(party, task)
         if isinstance(contributed, np.ndarray):
-            return to_bytes(plan_encoding(self._plan).encode(contributed))
+            return to_bytes(noisy(self._plan, task, plan_encoding(self._plan).encode(contributed)))
         covered = with_cover(self._plan, contributed, self._randomness[party])
         return bring(self._plan, party, task, covered)
 

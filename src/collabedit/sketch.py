@@ -249,6 +249,7 @@ def merge_sketch(
     *,
     ridge: float,
     noise: float,
+    cross_noise: float | None = None,
     limits: EnergyLimits | None = None,
 ) -> LowRankUpdate:
     """Merge summed sketches: ΔW = (Z V E^-½)(E^-½ Vᵀ Yᵀ) with ρW + YᵀY = V E Vᵀ.
@@ -266,7 +267,8 @@ def merge_sketch(
         total: Y and Z summed over the survivors.
         omega: Ω, [d', m].
         ridge: ρ >= 0.
-        noise: standard deviation of an entry of the sums, 0 for exact sums.
+        noise: standard deviation of an entry of Y, 0 for exact sums.
+        cross_noise: likewise of Z, for `limits`; None if it is that of Y.
         limits: what the survivors' edits may weigh; None checks no caps.
 
     Returns:
@@ -306,6 +308,7 @@ def merge_sketch(
             vectors=directions,
             tolerance=tolerance,
             noise=noise,
+            cross_noise=noise if cross_noise is None else cross_noise,
             limits=limits,
         )
     if not ridge:
@@ -335,12 +338,18 @@ def _released(
 
 
 def merge_dense(
-    total: DenseStatistics, *, ridge: float, noise: float, limits: EnergyLimits | None = None
+    total: DenseStatistics,
+    *,
+    ridge: float,
+    noise: float,
+    cross_noise: float | None = None,
+    limits: EnergyLimits | None = None,
 ) -> LowRankUpdate:
     """Merge dense statistics: left = T V (ρ + Λ)⁻¹, right = Vᵀ over S's range, S = V Λ Vᵀ.
 
     T's rows lie in the range of S, so restricting to eigenvalues above the cut-off
-    σ(2√d') + d'·ε·λ_max (rounding of S, and float64) loses nothing that the sums determine.
+    σ(2√d') + d'·ε·λ_max (rounding of S, and float64) loses nothing that the sums determine. σ is
+    `noise`, of an entry of S; `cross_noise`, of one of T, matters for `limits` and is σ if None.
 
     Raises:
         NumericError: the sums are not finite, or S is not positive semidefinite within tolerance.
@@ -355,7 +364,15 @@ def merge_dense(
     if float(values[0]) < -8 * cutoff:
         raise NumericError("opened sums are not positive semidefinite")
     if limits is not None:
-        check_dense(values, vectors, total.cross, tolerance=8 * cutoff, noise=noise, limits=limits)
+        check_dense(
+            values,
+            vectors,
+            total.cross,
+            tolerance=8 * cutoff,
+            noise=noise,
+            cross_noise=noise if cross_noise is None else cross_noise,
+            limits=limits,
+        )
     keep = values > cutoff
     basis = vectors[:, keep]
     left = (total.cross @ basis) / (ridge + values[keep])

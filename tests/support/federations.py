@@ -99,6 +99,11 @@ def plan_text(
         "schedule": '"sequential"',
         "votes": None,
         "closed": None,
+        "epsilon": None,
+        "delta": 1e-6,
+        "noise_multiplier": 1.0,
+        "unit": '"edit"',
+        "honest": 2,
         **changes,
     }
     voted = (
@@ -113,6 +118,19 @@ perplexity_ratio = 1.1
 """
     )
     closed = "" if values["closed"] is None else f"[closed]\n{values['closed']}\n"
+    private = (
+        ""
+        if values["epsilon"] is None
+        else f"""
+[privacy]
+mechanism = "discrete-gaussian"
+unit = {values["unit"]}
+epsilon = {values["epsilon"]}
+delta = {values["delta"]}
+noise_multiplier = {values["noise_multiplier"]}
+honest = {values["honest"]}
+"""
+    )
     bound = values["corruptions"]
     corruptions = "" if bound is None else f"\ncorruptions = {bound}"
     listed = "\n".join(
@@ -168,7 +186,7 @@ test_matrix_seed = "{"00" * 32}"
 [bounds]
 key_energy = {values["key_energy"]}
 residual_energy = {values["residual_energy"]}
-{voted}{closed}"""
+{voted}{closed}{private}"""
 
 
 def build_federation(

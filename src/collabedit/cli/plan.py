@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, get_args
 import typer
 from rich.table import Table
 
+from collabedit.accounting import check_claim
 from collabedit.cli.acceptance import (
     AcceptanceOption,
     DropOption,
@@ -24,6 +25,14 @@ from collabedit.cli.closed import (
 )
 from collabedit.cli.console import PreviousOption, check_place, parse_layers, say, terminal
 from collabedit.cli.credentials import read_identity
+from collabedit.cli.privacy import (
+    DeltaOption,
+    EpsilonOption,
+    HonestOption,
+    UnitOption,
+    add_privacy,
+    describe_privacy,
+)
 from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.editing import Editing, EditorName
@@ -118,6 +127,10 @@ def new(
     check_tolerance: CheckToleranceOption = None,
     cover_edits: CoverOption = None,
     min_edits: MinEditsOption = None,
+    epsilon: EpsilonOption = None,
+    delta: DeltaOption = None,
+    privacy_unit: UnitOption = None,
+    honest: HonestOption = None,
 ) -> None:
     """Write a plan from a model, a covariance and the parties' public keys."""
     from collabedit.party.editing.covariance import load_covariance
@@ -178,6 +191,7 @@ def new(
                 parties=len(party),
             ),
         )
+        plan = add_privacy(plan, epsilon=epsilon, delta=delta, unit=privacy_unit, honest=honest)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(plan.to_toml(), encoding="utf-8")
     say(f"wrote {out}; every party reads it and compares this digest:")
@@ -215,6 +229,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ("overlap", _overlap(plan)),
         ("vote", _vote(plan)),
         ("sums", _closed(plan)),
+        ("privacy", describe_privacy(plan)),
         ("upload", f"{_upload_bytes(plan) / 1e6:.1f} MB each, in {len(plan.tasks)} sums"),
     ):
         table.add_row(label, value)
@@ -362,6 +377,8 @@ def check(
     """Check a plan, and what a party has, before anything is sent. Prints the digest."""
     plan = load_plan(plan_file)
     check_identities(plan)
+    if plan.privacy is not None:
+        say(f"the noise gives epsilon {check_claim(plan):.4g} at delta {plan.privacy.delta:g}")
     party = AGGREGATOR if name in {None, plan.party_name(AGGREGATOR)} else plan.party_id(str(name))
     if identity is not None:
         if name is None:

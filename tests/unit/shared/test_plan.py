@@ -46,6 +46,14 @@ def parse(values: dict[str, Any]) -> Plan:
 
 
 KEY = "ab" * 32
+PRIVACY = {
+    "mechanism": "discrete-gaussian",
+    "unit": "edit",
+    "epsilon": 10.0,
+    "delta": 1e-6,
+    "noise_multiplier": 0.57,
+    "honest": 2,
+}
 REFUSED: list[tuple[str, object, str, str]] = [
     # path, wrong value, field that the message names, what it says
     ("version", 2, "version", "Input should be 1"),
@@ -134,6 +142,14 @@ REFUSED: list[tuple[str, object, str, str]] = [
     ("bounds.key_energy", float("inf"), "bounds.key_energy", "finite"),
     ("bounds.residual_energy", -1.0, "bounds.residual_energy", "greater than 0"),
     ("bounds.residual_energy", float("nan"), "bounds.residual_energy", "finite"),
+    ("privacy", {**PRIVACY, "epsilon": 0.0}, "privacy.epsilon", "greater"),
+    ("privacy", {**PRIVACY, "delta": 0.5}, "privacy.delta", "less"),
+    ("privacy", {**PRIVACY, "unit": "record"}, "privacy.unit", "edit"),
+    ("privacy", {**PRIVACY, "mechanism": "gaussian"}, "privacy.mechanism", "discrete-gaussian"),
+    ("privacy", {**PRIVACY, "noise_multiplier": 0.0}, "privacy.noise_multiplier", "greater"),
+    ("privacy", {**PRIVACY, "honest": 4}, "plan", "a sum is sure to have 3 parties"),
+    ("privacy", {**PRIVACY, "honest": 0}, "privacy.honest", "greater"),
+    ("privacy", {**PRIVACY, "noise_multiplier": 1e4}, "plan", "no room for noise of deviation"),
     ("memory", {"max_edits": 1}, "memory.weight", "Field required"),
     ("memory", {"weight": 0.0, "max_edits": 1}, "memory.weight", "greater than 0"),
     ("memory", {"weight": 1e10, "max_edits": 1}, "memory.weight", "less"),
@@ -244,6 +260,34 @@ def test_the_digest_of_a_plan_is_pinned() -> None:
 
 
 PINNED_DIGEST = "189114d21946725440b42b0e0da5035240f3d0e26c392c56de06f90318d2c3b1"
+
+
+def test_privacy_is_in_the_digest_only_where_it_is() -> None:
+    private = parse(changed("privacy", PRIVACY))
+    assert private.digest != PLAN.digest
+    assert parse_plan(private.to_toml(), source="p") == private
+    assert parse(changed("privacy", {**PRIVACY, "honest": 1})).digest != private.digest
+
+
+def test_what_has_no_noise_does_not_go_with_privacy() -> None:
+    values = changed("privacy", PRIVACY)
+    bounds = {"votes": 3, "efficacy": 0.5, "neighbourhood_drop": 0.1, "perplexity_ratio": 1.1}
+    tables = {"policy": "keep", "false_positive": 0.1, "rows": 20, "width": 100}
+    for section, content in (("acceptance", bounds), ("overlap", tables)):
+        parse(changed(section, content))
+        with pytest.raises(PlanError, match="privacy cannot go with overlap or acceptance"):
+            parse({**values, section: content})
+    values["aggregation"]["capacity"] = 100
+    parse({**values, "memory": {"weight": 1.0, "max_edits": 0}})
+    with pytest.raises(PlanError, match=r"past edits: .* memory\.max_edits must be 0"):
+        parse({**values, "memory": {"weight": 1.0, "max_edits": 1}})
+
+
+def test_noise_finer_than_the_ring_is_refused() -> None:
+    values = changed("privacy", {**PRIVACY, "noise_multiplier": 1e-4})
+    values["aggregation"]["fractional_bits"] = 2
+    with pytest.raises(PlanError, match="below 8 steps of the ring"):
+        parse(values)
 
 
 def test_a_memory_and_a_history_are_in_the_digest_only_where_they_are() -> None:
