@@ -389,6 +389,11 @@ def plan_new(federation: Federation, **changes: object) -> list[str]:
     return ["plan", "new", *named, *parties]
 
 
+def words(text: str) -> str:
+    """What a table says, without its frame and its line breaks."""
+    return " ".join(text.replace("│", " ").split())
+
+
 def under_a_file(directory: Path) -> Path:
     """A path that nobody can make, the administrator included."""
     file = directory / "file"

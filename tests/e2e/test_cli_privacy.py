@@ -5,14 +5,10 @@ from pathlib import Path
 import pytest
 
 from collabedit.plan import load_plan
-from tests.e2e.test_cli import INPUT, assert_refused, plan_new
+from tests.e2e.test_cli import INPUT, assert_refused, plan_new, words
 from tests.support.processes import Federation, run_here
 
 pytest.importorskip("dp_accounting")
-
-
-def words(text: str) -> str:
-    return " ".join(text.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("unit", [None, "edit", "party"])
@@ -21,7 +17,7 @@ def test_a_new_plan_has_the_noise_that_was_asked_for(
 ) -> None:
     out = tmp_path / "plan.toml"
     asked = plan_new(federation, out=out, epsilon=2, delta=1e-7, privacy_unit=unit)
-    digest = run_here(*asked).ok()
+    digest = run_here(*asked, "--open-sums").ok()
     plan = load_plan(out)
     assert plan.privacy is not None
     assert (plan.privacy.epsilon, plan.privacy.delta) == (2.0, 1e-7)
@@ -42,7 +38,7 @@ def test_a_plan_that_claims_more_than_its_noise_gives_is_refused(
     federation: Federation, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.toml"
-    run_here(*plan_new(federation, out=out, epsilon=2)).ok()
+    run_here(*plan_new(federation, out=out, epsilon=2), "--open-sums").ok()
     text = out.read_text()
     assert "epsilon = 2.0" in text
     out.write_text(text.replace("epsilon = 2.0", "epsilon = 1.0"))
@@ -51,6 +47,13 @@ def test_a_plan_that_claims_more_than_its_noise_gives_is_refused(
 
 def test_a_plan_without_it_says_that_there_is_no_noise(federation: Federation) -> None:
     assert "none: no noise is added" in words(run_here("plan", "show", federation.plan_file).err)
+
+
+def test_noise_and_closed_sums_are_refused(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "plan.toml"
+    said = "privacy cannot go with closed sums"
+    assert_refused(run_here(*plan_new(federation, out=out, epsilon=2)), INPUT, said)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -70,5 +73,5 @@ def test_noise_that_makes_no_sense_is_refused(
     changes: dict[str, object], said: str, federation: Federation, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.toml"
-    assert_refused(run_here(*plan_new(federation, out=out, **changes)), INPUT, said)
+    assert_refused(run_here(*plan_new(federation, out=out, **changes), "--open-sums"), INPUT, said)
     assert not out.exists()

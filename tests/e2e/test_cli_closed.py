@@ -1,0 +1,44 @@
+"""`plan new` and `plan show` about closed sums."""
+
+from pathlib import Path
+
+import pytest
+
+from collabedit.closed import Closed
+from collabedit.plan import load_plan
+from tests.e2e.test_cli import INPUT, assert_refused, plan_new, words
+from tests.support.processes import Federation, run_here
+
+
+def test_sums_are_closed_unless_a_plan_opens_them(federation: Federation, tmp_path: Path) -> None:
+    closed, opened = tmp_path / "closed.toml", tmp_path / "open.toml"
+    run_here(*plan_new(federation, out=closed)).ok()
+    run_here(*plan_new(federation, out=opened), "--open-sums").ok()
+    assert load_plan(closed).closed == Closed()
+    assert load_plan(opened).closed is None
+    assert "checked by 4 secret vectors to 0.0001" in words(run_here("plan", "show", closed).err)
+    assert "its merge is not checked" in words(run_here("plan", "show", opened).err)
+
+
+def test_every_option_reaches_the_plan(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "plan.toml"
+    options: dict[str, object] = {"check_columns": 2, "check_tolerance": 0.001}
+    options |= {"cover_edits": 3, "min_edits": 5}
+    run_here(*plan_new(federation, out=out, **options)).ok()
+    plan = load_plan(out)
+    assert plan.closed == Closed.model_validate(options)
+    edits = plan.max_edits(plan.party_ids)
+    assert plan.aggregation.capacity == edits + 3 * len(plan.party_ids) + 8
+    shown = words(run_here("plan", "show", out).err)
+    assert "3 cover edits each, at least 5 edits together" in shown
+
+
+@pytest.mark.parametrize("option", ["check_columns", "check_tolerance", "cover_edits", "min_edits"])
+def test_options_of_closed_sums_mean_nothing_for_open_ones(
+    option: str, federation: Federation, tmp_path: Path
+) -> None:
+    out = tmp_path / "plan.toml"
+    refused = run_here(*plan_new(federation, out=out, **{option: 1}), "--open-sums")
+    flag = option.replace("_", "-")
+    assert_refused(refused, INPUT, f"--{flag} has no meaning with --open-sums")
+    assert not out.exists()
