@@ -11,6 +11,7 @@ from collabedit.editing import Layer
 from collabedit.errors import PlanError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party.decisions import Decision
+from collabedit.party.merge_check import CheckedLayer
 from collabedit.plan import Plan
 from collabedit.proto.envelope import check_identities
 from collabedit.sketch import LowRankUpdate, Matrix
@@ -52,6 +53,7 @@ class TaskReport:
     Attributes:
         votes: in a voted task everybody's, by name.
         assessment: its own, with the numbers that no other end has.
+        checks: what each layer's update was held against, with closed sums.
     """
 
     task: TaskIndex
@@ -63,6 +65,7 @@ class TaskReport:
     protocol_seconds: float
     votes: Mapping[str, str] = field(default_factory=dict)
     assessment: Assessment | None = None
+    checks: tuple[CheckedLayer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

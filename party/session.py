@@ -41,6 +41,7 @@ from collabedit.party.member import (
     SessionReport,
     TaskReport,
 )
+from collabedit.party.merge_check import CheckedLayer
 from collabedit.party.overlap import OwnEdits, Review, accept
 from collabedit.party.replay import InputLog, Replayed, replay_task
 from collabedit.party.witness import Witness
@@ -276,6 +277,7 @@ class _Session:
         reports = []
         session = journal.unfinished
         for done in session.completed:
+            checks: tuple[CheckedLayer, ...] = ()
             context = self._context_of(done.task)
             self.chain = next_chain(self.chain, done.update_digest)
             if self._context is not None:
@@ -283,12 +285,14 @@ class _Session:
             if self._plan.counting(done.task) is None:
                 data = journal.update(done.task, done.update_digest)
                 survivors = frozenset(done.survivors)
-                candidate.apply(Released(self._plan, context, data, survivors, done.group_secret))
+                released = Released(self._plan, context, data, survivors, done.group_secret)
+                candidate.apply(released)
+                checks = released.opened.checks
             else:
                 # Whoever has begun to contribute has said yes before.
                 is_new = session.task is None and len(session.completed) == 1
                 self._weigh(editor, session.counted, review=self._review if is_new else accept)
-            reports.append(self._report(done))
+            reports.append(self._report(done, checks))
         return reports
 
     def _context_of(self, task: TaskIndex) -> m.Context:
@@ -324,7 +328,7 @@ class _Session:
             completed.group_secret if counted is None else None,
         )
         self._log.completed(done, counted)
-        report = self._report(done)
+        report = self._report(done, released.opened.checks if counted is None else ())
         if counted is None:
             candidate.apply(released)
         else:
@@ -349,7 +353,7 @@ class _Session:
         review(self.decisions)
         editor.weigh(self.decisions, self.past_claims)
 
-    def _report(self, done: TaskCompleted) -> TaskReport:
+    def _report(self, done: TaskCompleted, checks: tuple[CheckedLayer, ...]) -> TaskReport:
         return TaskReport(
             task=done.task,
             layers=tuple(layer.index for layer in self._plan.tasks[done.task]),
@@ -360,6 +364,7 @@ class _Session:
             protocol_seconds=done.protocol_seconds,
             votes=name_votes(self._plan, dict(done.votes)),
             assessment=done.assessment,
+            checks=checks,
         )
 
     def _setup(self) -> s.TaskSetup:

@@ -152,6 +152,11 @@ class Plan(Section):
         edits = self.max_edits(self.party_ids)
         if self.overlap is not None:
             self.overlap.check_size(edits)
+        if self.closed is not None and self.closed.min_edits > edits:
+            raise ValueError(
+                f"closed.min_edits {self.closed.min_edits}: the parties may bring {edits} edits "
+                "together"
+            )
         past = len(self.federation.parties) * self.max_past_edits
         cover = len(self.federation.parties) * self.cover_edits
         need = edits + past + cover + OVERSAMPLING

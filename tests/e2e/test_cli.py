@@ -374,6 +374,7 @@ def plan_new(federation: Federation, **changes: object) -> list[str]:
         "model": federation.model,
         "covariance": federation.covariance,
         "aggregator": f"{AGGREGATOR_NAME}:{plan.federation.aggregator.identity}",
+        "min_edits": 0,
         **changes,
     }
     parties = [

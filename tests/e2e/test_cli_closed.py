@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.closed import Closed
+from collabedit.closed import PROPOSED_MIN_EDITS, Closed
 from collabedit.plan import load_plan
 from tests.e2e.test_cli import INPUT, assert_refused, plan_new, words
 from tests.support.processes import Federation, run_here
@@ -13,7 +13,7 @@ from tests.support.processes import Federation, run_here
 def test_sums_are_closed_unless_a_plan_opens_them(federation: Federation, tmp_path: Path) -> None:
     closed, opened = tmp_path / "closed.toml", tmp_path / "open.toml"
     run_here(*plan_new(federation, out=closed)).ok()
-    run_here(*plan_new(federation, out=opened), "--open-sums").ok()
+    run_here(*plan_new(federation, out=opened, min_edits=None), "--open-sums").ok()
     assert load_plan(closed).closed == Closed()
     assert load_plan(opened).closed is None
     assert "checked by 4 secret vectors to 0.0001" in words(run_here("plan", "show", closed).err)
@@ -38,7 +38,33 @@ def test_options_of_closed_sums_mean_nothing_for_open_ones(
     option: str, federation: Federation, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.toml"
-    refused = run_here(*plan_new(federation, out=out, **{option: 1}), "--open-sums")
+    asked = plan_new(federation, out=out, **{"min_edits": None, option: 1})
+    refused = run_here(*asked, "--open-sums")
     flag = option.replace("_", "-")
     assert_refused(refused, INPUT, f"--{flag} has no meaning with --open-sums")
     assert not out.exists()
+
+
+def test_few_edits_are_refused_unless_their_author_accepts_it(
+    federation: Federation, tmp_path: Path
+) -> None:
+    out = tmp_path / "plan.toml"
+    edits = federation.plan.max_edits(federation.plan.party_ids)
+    assert edits < PROPOSED_MIN_EDITS
+    refused = run_here(*plan_new(federation, out=out, min_edits=None))
+    said = f"the parties may bring {edits} edits together"
+    assert_refused(refused, INPUT, said, "accept it with --min-edits 0")
+    too_many = run_here(*plan_new(federation, out=out, min_edits=edits + 1))
+    assert_refused(too_many, INPUT, f"closed.min_edits {edits + 1}: the parties may bring {edits}")
+    assert not out.exists()
+
+
+def test_a_new_plan_asks_for_enough_edits(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "plan.toml"
+    more = [
+        f"{part[: part.rindex(':')]}:5" if part.startswith("--party=") else part
+        for part in plan_new(federation, out=out, min_edits=None)
+    ]
+    run_here(*more).ok()
+    closed = load_plan(out).closed
+    assert closed == Closed(min_edits=PROPOSED_MIN_EDITS)

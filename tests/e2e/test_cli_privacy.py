@@ -16,7 +16,8 @@ def test_a_new_plan_has_the_noise_that_was_asked_for(
     unit: str | None, federation: Federation, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.toml"
-    asked = plan_new(federation, out=out, epsilon=2, delta=1e-7, privacy_unit=unit)
+    wish = {"epsilon": 2, "delta": 1e-7, "privacy_unit": unit}
+    asked = plan_new(federation, out=out, min_edits=None, **wish)
     digest = run_here(*asked, "--open-sums").ok()
     plan = load_plan(out)
     assert plan.privacy is not None
@@ -38,7 +39,7 @@ def test_a_plan_that_claims_more_than_its_noise_gives_is_refused(
     federation: Federation, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.toml"
-    run_here(*plan_new(federation, out=out, epsilon=2), "--open-sums").ok()
+    run_here(*plan_new(federation, out=out, min_edits=None, epsilon=2), "--open-sums").ok()
     text = out.read_text()
     assert "epsilon = 2.0" in text
     out.write_text(text.replace("epsilon = 2.0", "epsilon = 1.0"))
@@ -73,5 +74,9 @@ def test_noise_that_makes_no_sense_is_refused(
     changes: dict[str, object], said: str, federation: Federation, tmp_path: Path
 ) -> None:
     out = tmp_path / "plan.toml"
-    assert_refused(run_here(*plan_new(federation, out=out, **changes), "--open-sums"), INPUT, said)
+    assert_refused(
+        run_here(*plan_new(federation, out=out, min_edits=None, **changes), "--open-sums"),
+        INPUT,
+        said,
+    )
     assert not out.exists()

@@ -76,6 +76,10 @@ def test_the_honest_aggregator_is_believed(tmp_path: Path) -> None:
     run(network)
     assert not network.errors
     assert len(network.reports) == 4
+    for report in network.reports.values():
+        (task,) = report.tasks
+        assert [check.layer for check in task.checks] == [0, 1]
+        assert all(check.miss < 1e-6 < check.tolerance for check in task.checks)
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.name.replace(" ", "-"))

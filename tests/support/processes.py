@@ -327,7 +327,7 @@ def build_federation(
         *("plan", "new", "--out", federation.plan_file, "--name", "processes"),
         *("--model", federation.model, "--dtype", dtype),
         *("--aggregator", f"{AGGREGATOR_NAME}:{public[AGGREGATOR_NAME]}", *members),
-        *("--statistics", statistics, *editor(federation)),
+        *("--statistics", statistics, "--min-edits", 0, *editor(federation)),
     ).ok()
     edit_plan(federation.plan_file, timing=TIMING, aggregation={"tile_bytes": tile_bytes})
     return federation

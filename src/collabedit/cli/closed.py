@@ -4,7 +4,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from collabedit.closed import Closed
+from collabedit.closed import PROPOSED_MIN_EDITS, Closed
 from collabedit.errors import InputError
 
 OpenSumsOption: TypeAlias = Annotated[
@@ -25,7 +25,10 @@ CoverOption: TypeAlias = Annotated[
 ]
 MinEditsOption: TypeAlias = Annotated[
     int | None,
-    typer.Option(min=0, help="Fewest edits of all that an update is applied for; default: 0."),
+    typer.Option(
+        min=0,
+        help="Fewest edits of all parties that an update is applied for; of a new plan 10.",
+    ),
 ]
 
 
@@ -36,11 +39,21 @@ def choose_closed(
     check_tolerance: float | None,
     cover_edits: int | None,
     min_edits: int | None,
+    room: int | None = None,
 ) -> Closed | None:
     """Return the plan's section; what was not given is as the section has it.
 
+    Args:
+        open_sums: whether there shall be none.
+        check_columns: as given.
+        check_tolerance: as given.
+        cover_edits: as given.
+        min_edits: as given.
+        room: how many edits all parties may bring; with it a least number is proposed.
+
     Raises:
-        InputError: an option that has no meaning with open sums.
+        InputError: an option that has no meaning with open sums, or room for fewer edits than
+            sums should be closed over.
     """
     given = {
         name: value
@@ -53,6 +66,14 @@ def choose_closed(
         if value is not None
     }
     if not open_sums:
+        if room is not None and min_edits is None:
+            if room < PROPOSED_MIN_EDITS:
+                raise InputError(
+                    f"the parties may bring {room} edits together, and sums of fewer than "
+                    f"{PROPOSED_MIN_EDITS} can give subjects away: bring more, or accept it with "
+                    "--min-edits 0"
+                )
+            given["min_edits"] = PROPOSED_MIN_EDITS
         return Closed.model_validate(given)
     if given:
         option = "--" + next(iter(given)).replace("_", "-")

@@ -149,12 +149,14 @@ def new(
         raise InputError("--memory-weight: needs --memory")
     chosen_editor = parse_editor(editor)
     wish = parse_overlap(overlap, false_positive, paraphrases)
+    members = [_party(text) for text in party]
     closed = choose_closed(
         open_sums=open_sums,
         check_columns=check_columns,
         check_tolerance=check_tolerance,
         cover_edits=cover_edits,
         min_edits=min_edits,
+        room=sum(one.max_edits for one in members),
     )
     moments = None if covariance is None else load_covariance(covariance)
     loaded = load_model(model, dtype=dtype)
@@ -166,7 +168,7 @@ def new(
             moments,
             name=name,
             model_name=model.name,
-            parties=[_party(text) for text in party],
+            parties=members,
             aggregator=Coordinator(name=coordinator, identity=identity),
             layers=choose_layers(layers, loaded, moments, editor=chosen_editor),
             randomness=SystemRandomness(),

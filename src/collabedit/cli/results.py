@@ -81,6 +81,7 @@ def write_report(
                 "compute_seconds": round(task.compute_seconds, 3),
                 "protocol_seconds": round(task.protocol_seconds, 3),
                 **_vote_of(task),
+                **_checks_of(task),
             }
             for task in session.tasks
         ],
@@ -96,3 +97,14 @@ def _vote_of(task: TaskReport) -> dict[str, object]:
     if task.assessment is None:
         return {}
     return {"votes": dict(task.votes), "assessment": describe(task.assessment)}
+
+
+def _checks_of(task: TaskReport) -> dict[str, object]:
+    if not task.checks:
+        return {}
+    return {
+        "checked": [
+            {"layer": check.layer, "miss": check.miss, "tolerance": check.tolerance}
+            for check in task.checks
+        ]
+    }
