@@ -279,6 +279,14 @@ def test_no_edits_at_all_are_an_empty_update() -> None:
     assert opened.checks[0].edits == 0
 
 
+def test_a_ring_of_32_bits_checks_more_coarsely() -> None:
+    federation = closed_federation(ring_bits=32, fractional_bits=18, magnitude_bound=2000.0)
+    merging = Merging.of(federation)
+    assert merging.open().checks[0].miss < 1e-3
+    with pytest.raises(UnverifiedError):
+        merging.open(scaled(merging.updates(), -1.0))
+
+
 def test_statistics_survive_their_bytes_bit_by_bit() -> None:
     federation = closed_federation(layers=2)
     pairs = federation.statistics(PartyId(2), TASK)
