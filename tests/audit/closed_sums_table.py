@@ -77,7 +77,7 @@ class Setting:
 
 
 DEFAULT = Setting(pool=1000, targets=30, draws=8, spectrum_draws=8, edits=EDITS, steps=600)
-QUICK = Setting(pool=200, targets=4, draws=3, spectrum_draws=3, edits=(30, 60), steps=150)
+QUICK = Setting(pool=200, targets=10, draws=4, spectrum_draws=2, edits=(30, 60), steps=150)
 
 
 def make_attack(
@@ -134,13 +134,16 @@ def measure(
         rng = np.random.default_rng([seed, number, parties, edits])
         chosen = np.arange(edits) if fixed else rng.permutation(pool)[:edits]
         shares = deal(rng.permutation(chosen), parties)
-        view = view_of(world, shares, defence=defence, covers=covers, rng=rng)
+        # A basis of its own for each defence, so that rows do not err together.
+        secret = np.random.default_rng([seed, number, parties, edits, DEFENCES.index(defence)])
+        view = view_of(world, shares, defence=defence, covers=covers, rng=secret)
         added = covers * parties if defence == "basis+covers" else 0
         for name in names:
             attack = make_attack(name, source=source, covers=added, seed=number, steps=steps)
             for about, scores in zip(*_rows(attack, view, world, prior), strict=True):
                 own = chosen if about is None else shares[about - 1]
-                tallies[name].add(scores, np.isin(np.arange(pool), own))
+                if own.size:  # a party may have none
+                    tallies[name].add(scores, np.isin(np.arange(pool), own))
     return [
         Row(
             name,

@@ -70,6 +70,21 @@ def test_a_secret_basis_holds(world: World, defence: Defence) -> None:
     assert {row.covers_each for row in rows} == {2 if defence == "basis+covers" else 0}
 
 
+def test_a_party_without_edits_makes_no_row(world: World) -> None:
+    (row,) = measure(
+        world,
+        ("span",),
+        defence="uploads",
+        prior="exact",
+        parties=4,
+        edits=3,
+        covers=0,
+        draws=4,
+        steps=0,
+    )
+    assert row.recall.value == 1.0
+
+
 def test_what_is_not_as_claimed_is_named(world: World) -> None:
     (row,) = rows_of(world, "span", defence="sum", draws=8)
     undefended = replace(row, defence="basis")
