@@ -27,10 +27,10 @@ from collabedit.attacks.views import (
     statistics_of,
 )
 from collabedit.crypto.ring import RingArray
-from collabedit.exchange import plan_encoding
+from collabedit.exchange import plan_encoding, plan_test_matrix
 from collabedit.ids import LayerIndex, PartyId
 from collabedit.plan import Plan
-from collabedit.sketch import Matrix
+from collabedit.sketch import OVERSAMPLING, Matrix, expand_test_matrix
 from collabedit.threat_model import Adversary
 
 _NOISE_MARGIN = 4.0
@@ -68,6 +68,59 @@ def span_scores(basis: Matrix, candidates: Matrix) -> Matrix:
     return scores
 
 
+@dataclass(frozen=True, slots=True)
+class Sketched:
+    """Y = SΩ of one layer, as opened.
+
+    Attributes:
+        gram: Y, [d', m].
+        omega: Ω, [d', m].
+        noise: σ, standard deviation of an entry of Y.
+    """
+
+    gram: Matrix
+    omega: Matrix
+    noise: float
+
+
+def rounding(plan: Plan, parties: int) -> float:
+    """Return σ of an entry of a sum of `parties` contributions.
+
+    One rounding is uniform over a step: variance step²/12.
+    """
+    return plan_encoding(plan).step * float(np.sqrt(parties / 12))
+
+
+def gram_sketch(plan: Plan, layer: LayerIndex, vector: RingArray, *, parties: int) -> Sketched:
+    """Read Y of one layer of a ring vector.
+
+    A dense S is sketched here if it has room for its rank: decomposing it at size d' takes minutes.
+
+    Args:
+        plan: public.
+        layer: which one.
+        vector: a sum over `parties` parties, or one upload (1), [elements] of the task.
+        parties: how many contributions were rounded and added.
+    """
+    _, entry, _ = layer_of(plan, layer)
+    gram, _ = statistics_of(plan, layer, vector)
+    noise = rounding(plan, parties)
+    if plan.aggregation.statistics == "sketch":
+        return Sketched(gram, plan_test_matrix(plan, entry), noise)
+    members = plan.party_ids
+    rank = plan.max_edits(members) + len(members) * plan.max_past_edits
+    if rank + OVERSAMPLING >= entry.mapped:
+        return Sketched(gram, np.eye(entry.mapped), noise)
+    omega = expand_test_matrix(
+        bytes.fromhex(plan.aggregation.test_matrix_seed),
+        layer=layer,
+        rows=entry.mapped,
+        columns=rank + OVERSAMPLING,
+    )
+    # An entry is now a sum of d' independent errors times standard normals.
+    return Sketched(gram @ omega, omega, noise * float(np.sqrt(entry.mapped)))
+
+
 def vector_scores(
     plan: Plan, layer: LayerIndex, vector: RingArray, candidates: Matrix, *, parties: int
 ) -> Matrix:
@@ -80,10 +133,8 @@ def vector_scores(
         candidates: [d', candidates].
         parties: how many contributions were rounded and added.
     """
-    gram, _ = statistics_of(plan, layer, vector)
-    # One rounding is uniform over a step: variance step²/12.
-    noise = plan_encoding(plan).step * float(np.sqrt(parties / 12))
-    return span_scores(range_basis(gram, noise=noise), candidates)
+    found = gram_sketch(plan, layer, vector, parties=parties)
+    return span_scores(range_basis(found.gram, noise=found.noise), candidates)
 
 
 @dataclass(frozen=True, slots=True)

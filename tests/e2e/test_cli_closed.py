@@ -62,7 +62,7 @@ def test_few_edits_are_refused_unless_their_author_accepts_it(
 def test_a_new_plan_asks_for_enough_edits(federation: Federation, tmp_path: Path) -> None:
     out = tmp_path / "plan.toml"
     more = [
-        f"{part[: part.rindex(':')]}:5" if part.startswith("--party=") else part
+        f"{part[: part.rindex(':')]}:10" if part.startswith("--party=") else part
         for part in plan_new(federation, out=out, min_edits=None)
     ]
     run_here(*more).ok()

@@ -27,7 +27,7 @@ MinEditsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Fewest edits of all parties that an update is applied for; of a new plan 10.",
+        help="Fewest edits of all parties that an update is applied for; of a new plan 30.",
     ),
 ]
 
