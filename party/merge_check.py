@@ -215,9 +215,10 @@ class CheckSums:
         # leaves the miss as it is, and could make ‖Tv‖ as large as anybody likes.
         cap = self.check.cap * math.sqrt(sums.residuals * sums.keys)
         allowed = bound.rounding + min(bound.lost, cap)
-        # Negated, so that what is not a number fails, too.
-        if not misses.max() <= allowed:
-            worst = float(misses.max()) / allowed
+        # Negated, so that what is not a number fails, too. Without a ridge nothing else bounds an
+        # update whose squares are beyond float64: then both sides are infinite.
+        if not misses.max() <= allowed < math.inf:
+            worst = float(misses.max()) / allowed if allowed < math.inf else math.inf
             raise BoundsError(
                 f"the update of layer {layer.index} is not the merge of what was contributed: it "
                 f"misses by {worst:.3g} times what is allowed"

@@ -196,6 +196,20 @@ def test_another_ridge_a_stale_update_and_swapped_layers_are_refused() -> None:
     assert merging.open(updates).checks
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [1e100, 1e155, 1e200, 1e300])
+def test_an_update_whose_squares_overflow_is_refused(form: str, size: float) -> None:
+    """Without a ridge no bound of the plan stands before the check."""
+    federation = closed_federation(statistics=form)
+    editing = federation.plan.editing.model_copy(update={"ridge": 0.0, "editor": "emmet"})
+    plan = federation.plan.model_copy(update={"editing": editing})
+    merging = Merging.of(replace(federation, plan=plan))
+    ((layer, update),) = merging.updates().items()
+    huge = LowRankUpdate(update.left[:, :1] * size, update.right[:1])
+    with pytest.raises(UnverifiedError, match="layer 0 is not the merge"):
+        merging.open({layer: huge})
+
+
 def test_a_dropped_party_is_noticed() -> None:
     """The aggregator merges three of four, and says that all four are in it."""
     federation = closed_federation()

@@ -192,7 +192,7 @@ class Release:
         held = self.hold(p.elements_of(self.data[-size:], plan.width), updates)
         for layer in held.values():
             # Negated, so that what is not a number is refused, too.
-            if not max(layer.misses) <= layer.tau + min(layer.lost, layer.cap):
+            if not max(layer.misses) <= layer.tau + min(layer.lost, layer.cap) < math.inf:
                 raise Refuses("MERGE_UNVERIFIED")
         if min(layer.integers[1] for layer in held.values()) < plan.values["closed"]["min_edits"]:
             raise Refuses("TOO_FEW_EDITS")
