@@ -370,7 +370,10 @@ def test_no_refusal_shows_any_of_it(watched: Watched) -> None:
 
 
 def test_a_session_that_ends_by_a_refusal_shows_none_of_it(tmp_path: Path) -> None:
-    federation = build_federation(3, closed="check_columns = 2\nmin_edits = 100", tile_bytes=1024)
+    federation = build_federation(3, closed="check_columns = 2\nmin_edits = 9", tile_bytes=1024)
+    place = PartyId(1), TaskIndex(0)
+    keys, residuals = federation.edits[place]
+    federation.edits[place] = keys[:, :2], residuals[:, :2]
     watched = Watched(federation, tmp_path).run()
     assert any("TOO_FEW_EDITS" in text or "min_edits" in text for text in watched.texts)
     assert_unprinted(watched.texts, watched.secrets)
