@@ -201,7 +201,15 @@ class CheckSums:
         vectors = plan.editing.ridge * self.check.vectors(layer) + gram
         with np.errstate(over="ignore", invalid="ignore"):
             misses = np.linalg.norm(update.left @ (update.right @ vectors) - cross, axis=0)
-            size = float(np.vdot(update.left.T @ update.left, update.right @ update.right.T))
+            size = _norm(update)
+            factors = float(np.linalg.norm(update.left) * np.linalg.norm(update.right))
+        # SPEC 6.5: balanced factors of a singular value decomposition have at most √r·‖Δ‖_F here.
+        # Where large ones cancel, ‖Δ‖_F is what rounding makes of it, and with it the tolerance.
+        if not factors <= 2 * math.sqrt(update.rank) * size:
+            raise BoundsError(
+                f"the update of layer {layer.index} is not the merge of what was contributed: its "
+                "factors cancel"
+            )
         sums, wanted = self.sums[index], np.linalg.norm(cross, axis=0)
         bound = tolerance(
             plan,
@@ -209,7 +217,7 @@ class CheckSums:
             sums,
             survivors=self.survivors,
             rank=update.rank,
-            size=math.sqrt(max(size, 0.0)),
+            size=size,
         )
         # Of what the integers allow ‖T‖₂ to be, not of an opened Tv: shifting Sv by a and Tv by Δa
         # leaves the miss as it is, and could make ‖Tv‖ as large as anybody likes.
@@ -227,6 +235,12 @@ class CheckSums:
         return CheckedLayer(
             index, float((misses / scale).max()), float(allowed / scale.min()), sums.edits
         )
+
+
+def _norm(update: LowRankUpdate) -> float:
+    """‖left·right‖_F, without the product."""
+    squared = float(np.vdot(update.left.T @ update.left, update.right @ update.right.T))
+    return math.sqrt(max(squared, 0.0))
 
 
 def _squared_norm(matrix: Matrix) -> float:

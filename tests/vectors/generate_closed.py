@@ -310,6 +310,7 @@ def refusals(run: ClosedRun, bundle: bytes) -> Iterator[tuple[str, bytes, list[i
         for index, update in updates.items()
     }
     yield "no update at all", encode_bundle(none) + checks, survivors
+    yield "factors that cancel", encode_bundle(cancelling(updates)) + checks, survivors
     yield "with the lost party as a survivor", bundle, [1, 2, 3, 4]
     yield "without a survivor", bundle, [1, 2]
     yield "a byte too many", bundle + bytes(1), survivors
@@ -325,6 +326,18 @@ def refusals(run: ClosedRun, bundle: bytes) -> Iterator[tuple[str, bytes, list[i
     many = run.sum_of({1: 2, 2: None, 4: 2})
     merged = encode_bundle(run.merge(many, survivors))
     yield "more edits than survivors may bring", merged + encode_checks(plan, TASK, many), survivors
+
+
+def cancelling(updates: Updates) -> dict[LayerIndex, LowRankUpdate]:
+    """The same updates, with two large columns and rows more that come to nothing."""
+    made = {}
+    for layer, update in updates.items():
+        columns = np.outer(np.arange(1.0, len(update.left) + 1), [2.0**20, -(2.0**20)])
+        rows = np.ones((2, update.right.shape[1]))
+        made[layer] = LowRankUpdate(
+            np.hstack([columns, update.left]), np.vstack([rows, update.right])
+        )
+    return made
 
 
 def scaled(

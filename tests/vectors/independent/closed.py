@@ -165,6 +165,7 @@ class Held:
     lost: float
     cap: float
     misses: list[float]
+    cancels: bool
 
 
 class Refuses(Exception):  # noqa: N818 - an outcome, not an error
@@ -192,7 +193,10 @@ class Release:
         held = self.hold(p.elements_of(self.data[-size:], plan.width), updates)
         for layer in held.values():
             # Negated, so that what is not a number is refused, too.
-            if not max(layer.misses) <= layer.tau + min(layer.lost, layer.cap) < math.inf:
+            if (
+                layer.cancels
+                or not max(layer.misses) <= layer.tau + min(layer.lost, layer.cap) < math.inf
+            ):
                 raise Refuses("MERGE_UNVERIFIED")
         if min(layer.integers[1] for layer in held.values()) < plan.values["closed"]["min_edits"]:
             raise Refuses("TOO_FEW_EDITS")
@@ -261,7 +265,14 @@ class Release:
             lost,
             share * math.sqrt(key * residual),
             [float(miss) for miss in np.sqrt((misses**2).sum(axis=0))],
+            are_cancelling(update, float(np.linalg.norm(product))),
         )
+
+
+def are_cancelling(update: Update, size: float) -> bool:
+    """Whether the factors of an update are larger than (f) lets them be."""
+    factors = float(np.linalg.norm(update.left)) * float(np.linalg.norm(update.right))
+    return factors > 2 * math.sqrt(update.left.shape[1]) * size
 
 
 def limits(
