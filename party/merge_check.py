@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from collabedit.bounds import squared_size
 from collabedit.closed import ENERGY_UNITS, INTEGERS
 from collabedit.crypto.kdf import derive_key, encode_fields
 from collabedit.crypto.keystream import Keystream
@@ -201,15 +202,8 @@ class CheckSums:
         vectors = plan.editing.ridge * self.check.vectors(layer) + gram
         with np.errstate(over="ignore", invalid="ignore"):
             misses = np.linalg.norm(update.left @ (update.right @ vectors) - cross, axis=0)
-            size = _norm(update)
-            factors = float(np.linalg.norm(update.left) * np.linalg.norm(update.right))
-        # SPEC 6.5: balanced factors of a singular value decomposition have at most √r·‖Δ‖_F here.
-        # Where large ones cancel, ‖Δ‖_F is what rounding makes of it, and with it the tolerance.
-        if not factors <= 2 * math.sqrt(update.rank) * size:
-            raise BoundsError(
-                f"the update of layer {layer.index} is not the merge of what was contributed: its "
-                "factors cancel"
-            )
+            # Of factors that do not cancel (`bounds.check_update`): the tolerance rests on it.
+            size = math.sqrt(max(squared_size(update.left, update.right), 0.0))
         sums, wanted = self.sums[index], np.linalg.norm(cross, axis=0)
         bound = tolerance(
             plan,
@@ -235,12 +229,6 @@ class CheckSums:
         return CheckedLayer(
             index, float((misses / scale).max()), float(allowed / scale.min()), sums.edits
         )
-
-
-def _norm(update: LowRankUpdate) -> float:
-    """‖left·right‖_F, without the product."""
-    squared = float(np.vdot(update.left.T @ update.left, update.right @ update.right.T))
-    return math.sqrt(max(squared, 0.0))
 
 
 def _squared_norm(matrix: Matrix) -> float:

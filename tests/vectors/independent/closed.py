@@ -165,7 +165,6 @@ class Held:
     lost: float
     cap: float
     misses: list[float]
-    cancels: bool
 
 
 class Refuses(Exception):  # noqa: N818 - an outcome, not an error
@@ -190,13 +189,12 @@ class Release:
             raise Refuses("MALFORMED_MESSAGE") from None
         if len(self.data) > plan.largest_bundle(number):
             raise Refuses("MALFORMED_MESSAGE")
+        if not all(map(self.fits, updates.values())):
+            raise Refuses("MALFORMED_MESSAGE")
         held = self.hold(p.elements_of(self.data[-size:], plan.width), updates)
         for layer in held.values():
             # Negated, so that what is not a number is refused, too.
-            if (
-                layer.cancels
-                or not max(layer.misses) <= layer.tau + min(layer.lost, layer.cap) < math.inf
-            ):
+            if not max(layer.misses) <= layer.tau + min(layer.lost, layer.cap) < math.inf:
                 raise Refuses("MERGE_UNVERIFIED")
         if min(layer.integers[1] for layer in held.values()) < plan.values["closed"]["min_edits"]:
             raise Refuses("TOO_FEW_EDITS")
@@ -208,6 +206,16 @@ class Release:
             for layer in self.task.layers
         }
         return held, opened
+
+    def fits(self, update: Update) -> bool:
+        """SPEC 6.6(e), for all parties of the plan."""
+        plan, slack = self.task.plan, 1 + 1e-6
+        size = float(np.linalg.norm(update.left @ update.right))
+        factors = float(np.linalg.norm(update.left)) * float(np.linalg.norm(update.right))
+        ridge = float(plan.values["editing"]["ridge"])
+        energy = plan.max_edits(plan.parties) * plan.values["bounds"]["residual_energy"]
+        cancels = factors > 2 * math.sqrt(update.left.shape[1]) * size
+        return not cancels and bool(4 * ridge * size**2 <= energy * slack**2)
 
     def hold(self, padded: list[int], updates: dict[int, Update]) -> dict[int, Held]:
         task, plan = self.task, self.task.plan
@@ -265,14 +273,7 @@ class Release:
             lost,
             share * math.sqrt(key * residual),
             [float(miss) for miss in np.sqrt((misses**2).sum(axis=0))],
-            are_cancelling(update, float(np.linalg.norm(product))),
         )
-
-
-def are_cancelling(update: Update, size: float) -> bool:
-    """Whether the factors of an update are larger than (f) lets them be."""
-    factors = float(np.linalg.norm(update.left)) * float(np.linalg.norm(update.right))
-    return factors > 2 * math.sqrt(update.left.shape[1]) * size
 
 
 def limits(
