@@ -22,6 +22,7 @@ _TASK: Final = struct.Struct("<I32s32s32s32s")
 _ACCEPTED: Final = struct.Struct("<Q32s")
 _UPLOADED: Final = struct.Struct("<QI32s32s")
 _FETCHED: Final = struct.Struct("<32s32s")
+_MADE: Final = struct.Struct("<32s")
 _COUNT: Final = struct.Struct("<II")
 _COMPLETED: Final = struct.Struct("<IQ32s32sddIII")
 _VOTE: Final = struct.Struct("<II")
@@ -77,6 +78,17 @@ class PacketAccepted:
     cursor: int
     answer: bytes
     packet: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionMade:
+    """The contribution was computed during the task; it is stored beside the journal.
+
+    Attributes:
+        digest: SHA-256 of its ring elements.
+    """
+
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +151,9 @@ class EditsCounted:
 
 
 Input: TypeAlias = PacketAccepted | UploadAccepted | UpdateAccepted
-Entry: TypeAlias = SessionStarted | TaskStarted | Input | TaskCompleted | EditsCounted
+Entry: TypeAlias = (
+    SessionStarted | TaskStarted | ContributionMade | Input | TaskCompleted | EditsCounted
+)
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -157,6 +171,8 @@ def encode_entry(entry: Entry) -> bytes:
     if isinstance(entry, UpdateAccepted):
         fetched = _FETCHED.pack(entry.digest, entry.answer)
         return b"\x05" + fetched + _encode_assessment(entry.assessment)
+    if isinstance(entry, ContributionMade):
+        return b"\x08" + _MADE.pack(entry.digest)
     if isinstance(entry, EditsCounted):
         return b"\x07" + b"".join(_COUNT.pack(c.claims, c.copies) for c in entry.counts)
     count, secret = len(entry.survivors), entry.group_secret or b""
@@ -250,6 +266,8 @@ def decode_entry(data: bytes) -> Entry:
             )
         if kind == b"\x07":
             return EditsCounted(tuple(Count(*pair) for pair in _COUNT.iter_unpack(body)))
+        if kind == b"\x08":
+            return ContributionMade(*_MADE.unpack(body))
     except struct.error as error:
         raise ValueError("a record of another length") from error
     raise ValueError("a record of another kind")
@@ -263,6 +281,7 @@ class OpenSession:
         start: which session.
         completed: its finished tasks in order.
         task: the task that has begun, None between two tasks.
+        made: its contribution, where that is computed during the task.
         inputs: what that task's machine accepted.
         counted: of a session that counts, from the end of its counting task on.
     """
@@ -272,6 +291,7 @@ class OpenSession:
     task: TaskStarted | None = None
     inputs: tuple[Input, ...] = ()
     counted: EditsCounted | None = None
+    made: ContributionMade | None = None
 
     @property
     def cursor(self) -> int:
@@ -280,7 +300,7 @@ class OpenSession:
         return max([entry.cursor for entry in self.completed[-1:]] + read, default=0)
 
     def with_entry(
-        self, entry: TaskStarted | Input | TaskCompleted | EditsCounted
+        self, entry: TaskStarted | ContributionMade | Input | TaskCompleted | EditsCounted
     ) -> "OpenSession":
         """Return the session after one more record.
 
@@ -302,6 +322,10 @@ class OpenSession:
             return replace(self, task=entry)
         if self.task is None:
             raise ValueError("an input outside of a task")
+        if isinstance(entry, ContributionMade):
+            if self.made is not None:
+                raise ValueError("a task has one contribution")
+            return replace(self, made=entry)
         return replace(self, inputs=(*self.inputs, entry))
 
 

@@ -7,12 +7,12 @@ differently. Everything is sealed under a key in a file of its own.
 
     WORK/journal.key               32 random bytes, or wherever --journal-key says
     WORK/journal/session.journal   records of `party.entries`
-    WORK/journal/task-K.vector     encoded contribution of the task that runs, or what it counts
+    WORK/journal/task-K.vector     contribution to the task that runs, or what it is made of
     WORK/journal/task-K.encoded    encoded contribution, where it is made during the task
     WORK/journal/task-K.update     update of a task, as it was fetched
     WORK/journal/lock              held while a process takes part
 
-When a task completes, the journal is written anew without its seed and inputs, and the vector is
+When a task completes, the journal is written anew without its seed and inputs, and the vectors are
 deleted. `end` deletes everything but the key. Deleting is what the file system makes of it: see
 THREAT_MODEL.md.
 """
@@ -33,6 +33,7 @@ from collabedit.durable import sync
 from collabedit.errors import JournalError, KeyFileError
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.party.entries import (
+    ContributionMade,
     EditsCounted,
     Entry,
     Input,
@@ -59,7 +60,6 @@ KEY_OPTION: Final = "--journal-key"
 ABANDON_OPTION: Final = "--abandon"
 _SESSION: Final = "session.journal"
 _NEW: Final = "session.journal.new"
-_FRESH: Final = ".new"
 _LOCK: Final = "lock"
 _NO_INPUTS: Final = bytes(32)
 _CHUNK_BYTES: Final = 1 << 20
@@ -228,20 +228,21 @@ class PartyJournal:
         already, and one task must never mask two vectors.
 
         Raises:
-            JournalError: what is stored is damaged.
+            JournalError: what was made is missing or damaged.
             StorageError: the disk refuses.
         """
-        path = self._folder / _encoded_name(task)
-        if path.exists():
-            return b"".join(read_sealed(path, self._storage))
-        data = bytes(make())
-        fresh = path.with_name(path.name + _FRESH)
-        write_sealed(fresh, self._storage, _chunks(data), name=path.name)
-        try:
-            fresh.replace(path)
-            sync(self._folder)
-        except OSError as error:
-            raise unwritable(path, error) from error
+        path, made = self._folder / _encoded_name(task), self._session().made
+        if made is None:
+            data = bytes(make())
+            write_sealed(path, self._storage, _chunks(data))
+            self._append(ContributionMade(hashlib.sha256(data).digest()))
+            return data
+        data = b"".join(read_sealed(path, self._storage))
+        if hashlib.sha256(data).digest() != made.digest:
+            raise JournalError(
+                f"{path}: is not the contribution that was made for this task; "
+                f"{self._storage.advice}"
+            )
         return data
 
     def brought(self) -> bytes:
@@ -295,7 +296,7 @@ class PartyJournal:
         assert self.unfinished is not None  # noqa: S101  the caller began one
         return self.unfinished
 
-    def _append(self, entry: TaskStarted | Input) -> None:
+    def _append(self, entry: TaskStarted | ContributionMade | Input) -> None:
         assert self._file is not None  # noqa: S101  the caller began a session
         session = self._session().with_entry(entry)
         self._file.append(encode_entry(entry))

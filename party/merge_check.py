@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from collabedit.bounds import squared_size
 from collabedit.closed import ENERGY_UNITS, INTEGERS
 from collabedit.crypto.kdf import derive_key, encode_fields
 from collabedit.crypto.keystream import Keystream
@@ -201,7 +202,8 @@ class CheckSums:
         vectors = plan.editing.ridge * self.check.vectors(layer) + gram
         with np.errstate(over="ignore", invalid="ignore"):
             misses = np.linalg.norm(update.left @ (update.right @ vectors) - cross, axis=0)
-            size = float(np.vdot(update.left.T @ update.left, update.right @ update.right.T))
+            # Of factors that do not cancel (`bounds.check_update`): the tolerance rests on it.
+            size = math.sqrt(max(squared_size(update.left, update.right), 0.0))
         sums, wanted = self.sums[index], np.linalg.norm(cross, axis=0)
         bound = tolerance(
             plan,
@@ -209,15 +211,16 @@ class CheckSums:
             sums,
             survivors=self.survivors,
             rank=update.rank,
-            size=math.sqrt(max(size, 0.0)),
+            size=size,
         )
         # Of what the integers allow ‖T‖₂ to be, not of an opened Tv: shifting Sv by a and Tv by Δa
         # leaves the miss as it is, and could make ‖Tv‖ as large as anybody likes.
         cap = self.check.cap * math.sqrt(sums.residuals * sums.keys)
         allowed = bound.rounding + min(bound.lost, cap)
-        # Negated, so that what is not a number fails, too.
-        if not misses.max() <= allowed:
-            worst = float(misses.max()) / allowed
+        # Negated, so that what is not a number fails, too. Without a ridge nothing else bounds an
+        # update whose squares are beyond float64: then both sides are infinite.
+        if not misses.max() <= allowed < math.inf:
+            worst = float(misses.max()) / allowed if allowed < math.inf else math.inf
             raise BoundsError(
                 f"the update of layer {layer.index} is not the merge of what was contributed: it "
                 f"misses by {worst:.3g} times what is allowed"

@@ -129,7 +129,9 @@ class RecordFile:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            raise storage.error(f"{path}: cannot be opened: {error.strerror}") from error
+            raise storage.error(
+                f"{path}: cannot be opened: {error.strerror}; {storage.advice}"
+            ) from error
         try:
             with os.fdopen(descriptor, "rb", closefd=False) as stream:
                 size = os.fstat(descriptor).st_size

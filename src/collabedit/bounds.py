@@ -209,7 +209,11 @@ def check_update(left: Matrix, right: Matrix, *, ridge: float, limits: EnergyLim
     """Hold a merged update, in mapped coordinates, against what the caps allow it to be.
 
     ΔW = RK̃ᵀ(ρI + K̃K̃ᵀ)⁻¹ and s/(ρ + s²) ≤ 1/(2√ρ) give ‖ΔW‖_F ≤ ‖R‖_F/(2√ρ). Without a ridge
-    nothing follows, and nothing is checked.
+    nothing follows for the size.
+
+    Factors must not cancel: where large ones do, the computed size is what rounding makes of it.
+    Balanced factors of a singular value decomposition (SPEC 6.5) have ‖left‖_F·‖right‖_F = Σσ ≤
+    √r·‖ΔW‖_F.
 
     Args:
         left: [d_out, r].
@@ -218,15 +222,25 @@ def check_update(left: Matrix, right: Matrix, *, ridge: float, limits: EnergyLim
         limits: of the survivors, or of all parties.
 
     Raises:
-        BoundsError: the update is larger, or its size is not finite.
+        BoundsError: the update is larger, its size is not finite, or its factors cancel.
     """
-    if not ridge or not right.size:
+    if not right.size:
         return
-    # ‖LR‖_F² = ⟨LᵀL, RRᵀ⟩, without forming the product; never negative but for rounding.
     with np.errstate(over="ignore", invalid="ignore"):
-        size = float(np.vdot(left.T @ left, right @ right.T))
-    if not 4 * ridge * size <= limits.residuals * (1 + SLACK) ** 2:
+        size = squared_size(left, right)
+        factors = float(np.linalg.norm(left) ** 2 * np.linalg.norm(right) ** 2)
+    if ridge and not 4 * ridge * size <= limits.residuals * (1 + SLACK) ** 2:
         raise BoundsError("the update is larger than edits within bounds.residual_energy can make")
+    if not factors <= 4 * len(right) * size:
+        raise BoundsError("the update's factors cancel: no merge is released in that form")
+
+
+def squared_size(left: Matrix, right: Matrix) -> float:
+    """Return ‖left·right‖_F² = ⟨leftᵀleft, right·rightᵀ⟩, without forming the product.
+
+    Exact up to a few ε·‖left‖_F²·‖right‖_F², so of use for factors that do not cancel.
+    """
+    return float(np.vdot(left.T @ left, right @ right.T))
 
 
 def check_magnitude(

@@ -23,6 +23,9 @@ FACTS = {
 }
 """Counted first: one fact is shared, one contested."""
 
+SECTIONS = (None, "check_columns = 4")
+"""Of the plans that sessions take in turn: with open and with closed sums."""
+
 SESSION_SECONDS = 180.0
 LARGEST_DELAY = 0.05
 _NOT_PROGRESS = frozenset({"listening", "resumed", "refused", "resuming"})
@@ -98,11 +101,16 @@ def run_campaign(
     dice = random.Random(seed)  # noqa: S311  chooses moments, not keys
     started = time.monotonic()
     result = Result(role)
-    overlap = overlapping(FACTS, layers=2, tile_bytes=1024).settle()
-    stands = lay_out(directory / "federation", overlap.federation, overlap=overlap)
-    length, faults = measure_calm(stands, directory / "calm", role)
-    result.failures += [f"calm session: {fault}" for fault in faults]
+    kinds = []
+    for number, section in enumerate(SECTIONS):
+        overlap = overlapping(FACTS, layers=2, tile_bytes=1024, closed=section).settle()
+        folder = directory / f"federation-{number}"
+        stands = lay_out(folder, overlap.federation, overlap=overlap)
+        length, faults = measure_calm(stands, directory / f"calm-{number}", role)
+        result.failures += [f"calm session: {fault}" for fault in faults]
+        kinds.append((stands, length))
     while result.kills < points and not result.failures:
+        stands, length = kinds[result.sessions % len(kinds)]
         due = sorted(dice.sample(range(length), min(per_session, points - result.kills)))
         folder = directory / f"session-{result.sessions}"
         with StandInSession(stands, folder) as session:

@@ -19,7 +19,7 @@ import pytest
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 Json: TypeAlias = Any
-NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes")
+NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes", "closed")
 
 ISOLATED = """
 import runpy, sys
@@ -76,6 +76,7 @@ def verify(beside_the_vectors: None) -> Callable[..., list[str]]:
         ("generate_graph.py", ["graph"]),
         ("generate_counting.py", ["counting"]),
         ("generate_votes.py", ["votes"]),
+        ("generate_closed.py", ["closed"]),
     ],
 )
 def test_the_code_still_produces_the_committed_vectors(
@@ -108,7 +109,7 @@ def isolated(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_an_independent_implementation_agrees_without_the_package() -> None:
     verified = isolated()
     assert verified.returncode == 0, verified.stderr
-    assert verified.stdout == "proto, session, refusals, evidence, graph, counting, votes agree\n"
+    assert verified.stdout == f"{', '.join(NAMES)} agree\n"
 
 
 def test_one_line_for_a_disagreement_and_exit_code_1(tmp_path: Path) -> None:
@@ -256,6 +257,84 @@ def test_the_counting_task_has_what_a_second_implementation_could_get_wrong() ->
     assert None in {item["relation"] for item in items} != {None}
     assert task["survivors"] == [1, 2, 4]
     assert "corruptions" in read("counting")["plan"]["toml"]
+
+
+def is_input_of_closed(path: str) -> bool:
+    """Whether the verifier takes a value of closed.json as it is; the tests after the next."""
+    if path.startswith("refusals"):
+        return not path.endswith(".reason")
+    return path.startswith("rotations") and ".turned" not in path
+
+
+def test_every_altered_value_of_the_closed_task_is_named(
+    verify: Callable[..., list[str]],
+) -> None:
+    content, altered = read("closed"), {}
+    for path, kind, container, key in list(leaves(content)):
+        if is_input(path) or is_input_of_closed(path) or kind in altered:
+            continue
+        altered[kind] = path
+        if isinstance(container[key], str) and "0x" in container[key]:
+            container[key] = (float.fromhex(container[key]) + 1e-6).hex()
+        else:
+            alter(container, key)
+    found = {line.split(": ")[1] for line in verify(closed=content)}
+    assert len(altered) > 110
+    assert [path for path in altered.values() if path not in found] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "plan.toml",
+        "tasks[0].parties.1.seed",
+        "tasks[0].parties.1.statistics[0].keys[0][0]",
+        "tasks[0].parties.2.statistics[1].residuals[2][0]",
+        "tasks[0].parties.4.statistics[1].keys[5][1]",  # a cover edit
+        "tasks[0].bundle",
+        "rotations[0].columns[0][0]",
+        "rotations[1].key",
+        "rotations[2].columns[64][1]",
+        "rotations[3].key",
+    ],
+)
+def test_every_altered_input_of_the_closed_task_is_noticed(
+    path: str, verify: Callable[..., list[str]]
+) -> None:
+    content = read("closed")
+    for here, _, container, key in list(leaves(content)):
+        if here == path:
+            alter(container, key)
+    assert content != read("closed")
+    assert verify(closed=content)
+
+
+def test_every_altered_refusal_of_a_closed_bundle_is_named(
+    verify: Callable[..., list[str]],
+) -> None:
+    content = read("closed")
+    for case in content["refusals"]:
+        case["reason"] = "MERGE_UNVERIFIED" if case["reason"] is None else None
+    named = {line.split("[")[1].split("]")[0] for line in verify(closed=content)}
+    assert named == {str(i) for i in range(len(content["refusals"]))}
+
+
+def test_the_closed_task_has_what_a_second_implementation_could_get_wrong() -> None:
+    content = read("closed")
+    (task,) = content["tasks"]
+    assert task["survivors"] == [1, 2, 4]
+    assert len(task["closed"]) == 2
+    assert '"check_tolerance":0.0001' in content["plan"]["canonical"]
+    # No block, one, one that is full, two full ones and a rest.
+    assert [case["size"] for case in content["rotations"]] == [1, 2, 65, 130]
+    # In this ring each integer is looked after by six tags, and a word is two elements.
+    assert len(task["parties"]["1"]["tags"]) == 6
+    assert task["parties"]["1"]["integers"][:2] == [3, 2]
+    reasons = [case["reason"] for case in content["refusals"]]
+    assert (reasons.count(None), len(reasons)) == (5, 24)
+    assert set(reasons) == {None, "MERGE_UNVERIFIED", "TOO_FEW_EDITS", "MALFORMED_MESSAGE"}
+    bundles = {case["bundle"] for case in content["refusals"]}
+    assert len(bundles) == len(reasons) - 2  # shown to other survivors
 
 
 def test_an_update_that_is_off_by_more_than_the_tolerance_is_noticed(

@@ -101,11 +101,13 @@ def test_a_voted_session(tmp_path: Path) -> None:
 
 
 def test_too_few_edits_end_the_session(tmp_path: Path) -> None:
-    federation = build_federation(4, closed=CLOSED + "\nmin_edits = 13")
-    outcome, received = run(federation, federation.simulation(tmp_path))
+    federation = build_federation(4, closed=CLOSED + "\nmin_edits = 12")
+    faults = Faults(crash_before={PartyId(2): "r3"})
+    outcome, received = run(federation, federation.simulation(tmp_path, faults=faults))
     assert not received
     assert outcome.aborted is not None
-    for state in outcome.party_states.values():
+    for party in (1, 3, 4):
+        state = outcome.party_states[PartyId(party)]
         assert isinstance(state, Aborted)
         assert state.reason in {AbortReason.TOO_FEW_EDITS, AbortReason.BELOW_THRESHOLD}
 

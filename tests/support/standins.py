@@ -68,13 +68,13 @@ class StandIns:
     def sum_digests(self) -> list[str | None]:
         """Digests of the sums over everybody, as reports write them: without any mask.
 
-        None for a counting task, whose pads no other session has.
+        None for a task whose sum follows from its group secret, which no other session has.
         """
         digests: list[str | None] = []
         encoding = plan_encoding(self.plan)
         contribute = self.federation.contribute if self.overlap is None else self.overlap.contribute
         for task in map(TaskIndex, range(len(self.plan.tasks))):
-            if self.plan.counting(task) is not None:
+            if self.plan.needs_secret(task):
                 digests.append(None)
                 continue
             total = np.zeros(self.plan.task_length(task), dtype=encoding.ring.dtype)
@@ -264,7 +264,7 @@ class StandInSession:
         ]
         expected = self.stands.sum_digests()
         names = [party.name for party in self.stands.plan.federation.parties]
-        bundles, sums = set(), set()
+        bundles, sums, applied = set(), set(), set()
         for end in self.everybody:
             tasks = self.report(end.name).get("tasks", [])
             pairs = zip([task["sum_digest"] for task in tasks], expected, strict=False)
@@ -274,7 +274,9 @@ class StandInSession:
             if any(task["survivors"] != names for task in tasks):
                 found.append(f"{end.name} misses a party")
             bundles.add(tuple(task["update_digest"] for task in tasks))
-        if len(bundles) != 1 or len(sums) != 1:
+            if end is not self.aggregator:
+                applied.add(tuple(self.report(end.name).get("applied", ())))
+        if {len(bundles), len(sums), len(applied)} != {1}:
             found.append("the ends have different updates or sums")
         return found
 

@@ -7,6 +7,7 @@ included, is the product's.
 """
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ from tests.support.federations import weighed
 
 @dataclass
 class StoredEditor:
-    """Statistics from a file; keeps digests of what it applies."""
+    """Statistics from a file; keeps digests of what it applies, as that is in the model's basis."""
 
     statistics_file: Path
     perplexity_after: float = 20.0
@@ -59,7 +60,9 @@ class StoredEditor:
         return [weighed(pair, self.decisions) for pair in pairs]
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
-        self.applied += [updates[layer].to_bytes().hex()[:16] for layer in sorted(updates)]
+        self.applied += [
+            hashlib.sha256(updates[layer].to_bytes()).hexdigest() for layer in sorted(updates)
+        ]
 
     def rollback(self) -> None:
         self.applied.clear()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from independent.closed_session import verify_closed
 from independent.counting import verify_counting
 from independent.graph import verify_graph
 from independent.proto import verify_proto
@@ -18,7 +19,7 @@ from independent.refusals import verify_evidence, verify_refusals, verify_votes
 from independent.session import verify_session
 from independent.wire import Json
 
-NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes")
+NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes", "closed")
 
 
 def verify(files: dict[str, Json]) -> list[str]:
@@ -32,6 +33,7 @@ def verify(files: dict[str, Json]) -> list[str]:
         "graph": lambda: verify_graph(files["graph"]),
         "counting": lambda: verify_counting(files["counting"]),
         "votes": lambda: verify_votes(files["votes"]),
+        "closed": lambda: verify_closed(files["closed"]),
     }
     lines = []
     for name, check in checks.items():

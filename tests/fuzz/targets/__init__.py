@@ -22,8 +22,9 @@ class Target:
 
 
 TARGETS: dict[str, Target] = {
-    "codec": Target(share=330, quick=4000, longest=2048),
+    "codec": Target(share=300, quick=4000, longest=2048),
     "exchange": Target(share=150, quick=2000, longest=4096),
+    "closed": Target(share=30, quick=400, longest=2048),
     "plan": Target(share=100, quick=300, longest=4096),
     "edits": Target(share=150, quick=500, longest=2048),
     "evidence": Target(share=60, quick=300, longest=8192),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from collabedit.crypto.ring import RingArray, add_into
-from collabedit.errors import AbortReason, BoundsError, NumericError
+from collabedit.errors import AbortReason, BoundsError, MalformedMessageError, NumericError
 from collabedit.exchange import encode_bundle, encode_checks, merge_vector, plan_encoding
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party.closing import (
@@ -194,6 +194,44 @@ def test_another_ridge_a_stale_update_and_swapped_layers_are_refused() -> None:
         with pytest.raises(UnverifiedError, match="is not the merge"):
             merging.open(lie)
     assert merging.open(updates).checks
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1.0])
+@pytest.mark.parametrize("bits", [14, 20])
+def test_factors_that_cancel_buy_no_room_for_a_lie(bits: int, ridge: float) -> None:
+    """Large columns that come to nothing make ‖Δ‖_F, and so the tolerance, what rounding says."""
+    federation = closed_federation(fractional_bits=bits)
+    name = "memit" if ridge else "emmet"
+    editing = federation.plan.editing.model_copy(update={"ridge": ridge, "editor": name})
+    plan = federation.plan.model_copy(update={"editing": editing})
+    merging = Merging.of(replace(federation, plan=plan))
+    assert merging.open().checks
+    ((layer, update),) = merging.updates().items()
+    rng = np.random.default_rng(0)
+    for exponent in (8, 10, 12, 14):
+        for pairs in [1, 2, 3, 4] * 15:
+            signs = np.tile([1.0, -1.0], pairs)
+            columns = 10.0**exponent * np.repeat(rng.normal(size=(20, pairs)), 2, axis=1) * signs
+            rows = np.repeat(rng.normal(size=(pairs, 48)), 2, axis=0)
+            lie = LowRankUpdate(
+                np.hstack([columns, 1.05 * update.left]), np.vstack([rows, update.right])
+            )
+            with pytest.raises((UnverifiedError, MalformedMessageError)):
+                merging.open({layer: lie})
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [1e100, 1e155, 1e200, 1e300])
+def test_an_update_whose_squares_overflow_is_refused(form: str, size: float) -> None:
+    """Without a ridge no bound of the plan stands before the check."""
+    federation = closed_federation(statistics=form)
+    editing = federation.plan.editing.model_copy(update={"ridge": 0.0, "editor": "emmet"})
+    plan = federation.plan.model_copy(update={"editing": editing})
+    merging = Merging.of(replace(federation, plan=plan))
+    ((layer, update),) = merging.updates().items()
+    huge = LowRankUpdate(update.left[:, :1] * size, update.right[:1])
+    with pytest.raises(UnverifiedError, match="layer 0 is not the merge"):
+        merging.open({layer: huge})
 
 
 def test_a_dropped_party_is_noticed() -> None:

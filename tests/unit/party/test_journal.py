@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from collabedit.acceptance import Assessment, Measures, Vote
 from collabedit.crypto.ring import RingArray, to_bytes
@@ -18,6 +20,7 @@ from collabedit.errors import JournalError, KeyFileError, StorageError
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.party import records
 from collabedit.party.entries import (
+    ContributionMade,
     OpenSession,
     PacketAccepted,
     SessionStarted,
@@ -45,6 +48,8 @@ TASK = TaskStarted(
     b"a" * 32,
 )
 PACKET = PacketAccepted(3, b"b" * 32, CANARY * 3)
+ENCODED = CANARY * 4
+MADE = ContributionMade(hashlib.sha256(ENCODED).digest())
 UPLOADED = UploadAccepted(Uploaded(100, 4, b"r" * 32), b"d" * 32)
 BUNDLE = CANARY * 2
 FETCHED = UpdateAccepted(hashlib.sha256(BUNDLE).digest(), b"e" * 32)
@@ -58,6 +63,7 @@ VOTED = [replace(FETCHED, assessment=assessment) for assessment in (ASSESSED, UN
 KEPT = replace(
     DONE, votes=((PartyId(1), Vote.ACCEPT), (PartyId(2), Vote.UNUSABLE)), assessment=ASSESSED
 )
+CLOSED = replace(KEPT, group_secret=b"g" * 32)
 
 
 def journal(work: Path, **options: object) -> PartyJournal:
@@ -81,7 +87,7 @@ def written(work: Path) -> OpenSession:
 
 
 @pytest.mark.parametrize(
-    "entry", [START, TASK, PACKET, UPLOADED, FETCHED, DONE, *VOTED, KEPT], ids=type
+    "entry", [START, TASK, PACKET, MADE, UPLOADED, FETCHED, DONE, *VOTED, KEPT, CLOSED], ids=type
 )
 def test_a_record_reads_back(entry: object) -> None:
     assert decode_entry(encode_entry(entry)) == entry  # type: ignore[arg-type]
@@ -91,8 +97,37 @@ def test_a_record_reads_back(entry: object) -> None:
         decode_entry(b"\x09")
 
 
+@given(
+    done=st.builds(
+        TaskCompleted,
+        task=st.integers(0, 2**32 - 1).map(TaskIndex),
+        cursor=st.integers(0, 2**64 - 1),
+        update_digest=st.binary(min_size=32, max_size=32),
+        sum_digest=st.binary(min_size=32, max_size=32),
+        compute_seconds=st.floats(0, 1e9),
+        protocol_seconds=st.floats(0, 1e9),
+        survivors=st.lists(st.integers(1, 500).map(PartyId), max_size=9).map(tuple),
+        votes=st.lists(
+            st.tuples(st.integers(1, 500).map(PartyId), st.sampled_from(Vote)), max_size=9
+        ).map(tuple),
+        assessment=st.sampled_from([None, ASSESSED, UNUSABLE]),
+        group_secret=st.none() | st.binary(min_size=32, max_size=32),
+    )
+)
+def test_a_completed_task_reads_back_whatever_it_has(done: TaskCompleted) -> None:
+    data = encode_entry(done)
+    assert decode_entry(data) == done
+    assert (done.group_secret or b"") in data
+    assert "group_secret" not in repr(done)
+    with pytest.raises(ValueError, match="record"):
+        decode_entry(data[:20])
+
+
 def test_records_that_cannot_follow_each_other_are_no_session() -> None:
-    for entries in ([], [TASK], [START, START], [START, PACKET], [START, TASK, TASK]):
+    for entries in (
+        *([], [TASK], [START, START], [START, PACKET], [START, TASK, TASK]),
+        *([START, MADE], [START, TASK, MADE, MADE]),
+    ):
         with pytest.raises(ValueError, match=r"start|record|task"):
             fold_entries(entries)  # type: ignore[arg-type]
 
@@ -218,19 +253,46 @@ def test_records_out_of_their_place_are_named(
         assert book.unfinished is None
 
 
-@pytest.mark.parametrize("name", ["task-0.vector", "task-0.update"])
+def test_a_contribution_is_made_once(tmp_path: Path) -> None:
+    made: list[bytes] = []
+
+    def make() -> bytes:
+        made.append(ENCODED + bytes([len(made)]))
+        return made[-1]
+
+    with journal(tmp_path) as book:
+        book.begin(SESSION, PLAN, PartyId(2))
+        book.start_task(TASK, to_bytes(VECTOR))
+        assert book.encoded(TaskIndex(0), make) == book.encoded(TaskIndex(0), make) == made[0]
+    with journal(tmp_path) as book:
+        assert book.encoded(TaskIndex(0), make) == made[0]
+        assert len(made) == 1
+        book.complete_task(CLOSED)
+        assert not file(tmp_path, "task-0.encoded").exists()
+        book.end()
+    # What a crash left of it before the journal had its digest is not taken for it.
+    written(tmp_path)
+    with journal(tmp_path) as book:
+        records.write_sealed(file(tmp_path, "task-0.encoded"), book._storage, [ENCODED])
+    with journal(tmp_path) as book:
+        assert book.encoded(TaskIndex(0), make) == made[1]
+
+
+@pytest.mark.parametrize("name", ["task-0.vector", "task-0.update", "task-0.encoded"])
 def test_a_damaged_missing_or_foreign_file_beside_it_is_named(name: str, tmp_path: Path) -> None:
     def read(book: PartyJournal) -> None:
         if name.endswith("vector"):
             book.brought()
+        elif name.endswith("encoded"):
+            book.encoded(TaskIndex(0), lambda: ENCODED)
         else:
             book.update(TaskIndex(0), FETCHED.digest)
 
     written(tmp_path)
     path = file(tmp_path, name)
-    whole = path.read_bytes()
     with journal(tmp_path) as book:
         read(book)
+        whole = path.read_bytes()
         altered = whole[:99] + bytes([whole[99] ^ 1]) + whole[100:]
         for content in (whole[:-1], whole[:-36], whole[:200], altered):
             path.write_bytes(content)
@@ -241,7 +303,7 @@ def test_a_damaged_missing_or_foreign_file_beside_it_is_named(name: str, tmp_pat
         with pytest.raises(JournalError, match=f"{name}: is not the"):
             read(book)
         path.unlink()
-        with pytest.raises(JournalError, match=f"{name}: cannot be opened"):
+        with pytest.raises(JournalError, match=f"{name}: cannot be opened.*--abandon"):
             read(book)
 
 

@@ -418,3 +418,20 @@ def test_keys_without_residuals_need_a_memory() -> None:
         contribution_vector(PLAN, FIRST, [(keys, residuals[:, :-1])])
     with pytest.raises(ValueError, match="shape"):
         contribution_vector(remembering("sketch"), FIRST, [(keys[:, :-1], residuals)])
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1.0])
+def test_no_update_passes_by_factors_that_cancel(ridge: float) -> None:
+    """Rounding of large factors that come to nothing would hide an update of any size."""
+    rng = np.random.default_rng(0)
+    limits = EnergyLimits(100.0, 100.0)
+    for exponent in (6, 10, 20):
+        for pairs in [1, 2, 3, 4] * 10:
+            scale, signs = 10.0**exponent, np.tile([1.0, -1.0], pairs)
+            columns = scale * np.repeat(rng.normal(size=(20, pairs)), 2, axis=1) * signs
+            rows = np.repeat(rng.normal(size=(pairs, 48)), 2, axis=0)
+            hidden = rng.normal(size=(20, 1)) * scale * 1e-8
+            left = np.hstack([columns, hidden])
+            right = np.vstack([rows, rng.normal(size=(1, 48))])
+            with pytest.raises(BoundsError, match=r"cancel|larger than edits"):
+                bounds.check_update(left, right, ridge=ridge, limits=limits)

@@ -8,7 +8,8 @@ from independent.wire import Json
 
 
 def neighbourhood(plan: Plan, task: int, roster: int) -> tuple[int, int]:
-    corruptions = None if plan.counts(task) else plan.values["federation"].get("corruptions")
+    full = plan.counts(task) or plan.is_closed(task)
+    corruptions = None if full else plan.values["federation"].get("corruptions")
     return degree_and_threshold(roster, plan.threshold, corruptions)
 
 

@@ -34,6 +34,7 @@ REAL_FIELDS = frozenset(
         "efficacy",
         "neighbourhood_drop",
         "perplexity_ratio",
+        "check_tolerance",
     ]
 )
 DEFAULT_TIMING = {
@@ -42,6 +43,12 @@ DEFAULT_TIMING = {
     "round": 120.0,
     "upload": 3600.0,
     "liveness": 60.0,
+}
+DEFAULT_CLOSED = {
+    "check_columns": 4,
+    "check_tolerance": 1e-4,
+    "cover_edits": 0,
+    "min_edits": 0,
 }
 SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\"} | dict(
     zip("\b\t\n\f\r", ("\\b", "\\t", "\\n", "\\f", "\\r"), strict=True)
@@ -82,6 +89,8 @@ class Plan:
         values["timing"] = DEFAULT_TIMING | values.get("timing", {})
         targets = values["editing"]["targets"]
         targets.setdefault("kl_prompt", "{} is a")
+        if "closed" in values:
+            values["closed"] = DEFAULT_CLOSED | values["closed"]
         return cls(values)
 
     @property
@@ -143,6 +152,44 @@ class Plan:
         log = self.max_edits(self.parties).bit_length() - 1
         return -(-64 // (8 * self.width - log))
 
+    def is_closed(self, task: int) -> bool:
+        """SPEC 6.9."""
+        return "closed" in self.values and not self.counts(task)
+
+    @property
+    def cover(self) -> int:
+        """Cover edits of each party (SPEC 6.9(b))."""
+        return int(self.values["closed"]["cover_edits"]) if "closed" in self.values else 0
+
+    @property
+    def past(self) -> tuple[int, float]:
+        """M and w of SPEC 6.8."""
+        section = self.values.get("memory", {"max_edits": 0, "weight": 0.0})
+        return section["max_edits"], section["weight"]
+
+    def max_columns(self, parties: list[int]) -> int:
+        """Columns of K̃ that these parties may bring (SPEC 6.9(f))."""
+        return self.max_edits(parties) + len(parties) * (self.past[0] + self.cover)
+
+    def key_edits(self, parties: list[int]) -> float:
+        """n' of SPEC 6.9(b)."""
+        most, weight = self.past
+        return self.max_edits(parties) + len(parties) * (most * weight + self.cover)
+
+    @property
+    def check_tags(self) -> int:
+        """SPEC 6.9(d)."""
+        largest = max(2**21, self.max_columns(self.parties))
+        return -(-64 // (8 * self.width - (largest.bit_length() - 1)))
+
+    def closed_elements(self, task: int) -> int:
+        """SPEC 6.9(c) and (d)."""
+        if not self.is_closed(task):
+            return 0
+        layers, columns = self.tasks[task], int(self.values["closed"]["check_columns"])
+        rows = sum(layer["mapped"] + layer["outputs"] for layer in layers)
+        return columns * int(rows) + 4 * len(layers) + self.check_tags
+
     def is_voted(self, task: int) -> bool:
         """SPEC 4.7(c)."""
         return "acceptance" in self.values and task == len(self.tasks) - 1
@@ -157,7 +204,11 @@ class Plan:
         return int(self.aggregation["ring_bits"]) // 8
 
     def elements(self, task: int) -> int:
-        """SPEC 6.4 and 6.7(b)."""
+        """SPEC 6.4, 6.7(b) and 6.9."""
+        return self.statistics_elements(task) + self.closed_elements(task)
+
+    def statistics_elements(self, task: int) -> int:
+        """Those without check elements of closed sums."""
         if self.counts(task):
             rows, width = self.table
             return 2 * rows * width + self.check_elements
@@ -183,7 +234,8 @@ class Plan:
         if self.aggregation["statistics"] == "dense":
             rank = max(layer["mapped"] for layer in self.values["editing"]["layers"])
         rows = [layer["mapped"] + layer["outputs"] for layer in self.tasks[task]]
-        return 8 + sum(76 + 8 * rank * int(count) for count in rows)
+        checks = self.closed_elements(task) * self.width
+        return 8 + sum(76 + 8 * rank * int(count) for count in rows) + checks
 
 
 def first_chain(plan_digest: bytes, session: bytes) -> bytes:

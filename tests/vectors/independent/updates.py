@@ -105,6 +105,7 @@ def read_bundle(plan: Plan, task: int, data: bytes) -> dict[int, Update]:
         require((index, magic, version) == (layer["index"], b"CEU1", 1), "update")
         require((d_out, mapped) == (rows, columns), "shape")
         require(size == 20 + 8 * rank * (rows + columns), "length")
+        require(len(data) >= at + 12 + size, "truncated")
         numbers = np.array(list(struct.unpack_from(f"<{(size - 20) // 8}d", data, at + 32)))
         require(bool(np.isfinite(numbers).all()), "not finite")
         cut = rows * rank
@@ -204,9 +205,10 @@ def respects_bounds(
     lifted = (overlap + overlap.T) / 2 + 2 * tau * np.eye(columns)
     q = sigma * float(np.trace(np.linalg.inv(lifted))) ** 0.5
     bounds = plan.values["bounds"]
-    for part, energy in ((gram, bounds["key_energy"]), (cross, bounds["residual_energy"])):
+    keys = plan.key_edits(survivors) * bounds["key_energy"]
+    for part, energy in ((gram, keys), (cross, edits * bounds["residual_energy"])):
         found = float(np.trace(part @ np.linalg.solve(lifted, part.T))) ** 0.5
-        if found > ((edits * energy) ** 0.5 + 8 * q * len(part) ** 0.5) * (1 + 1e-6):
+        if found > (energy**0.5 + 8 * q * len(part) ** 0.5) * (1 + 1e-6):
             return False
     size = float(np.linalg.norm(update.left @ update.right)) ** 2
     ridge, energy = (float(plan.values["editing"]["ridge"]), float(bounds["residual_energy"]))
