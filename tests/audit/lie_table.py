@@ -35,6 +35,7 @@ NOT_LIES = {
     AbortReason.TIMEOUT: "silence is no lie; `make dropout-matrix` is about silence",
     AbortReason.INTERNAL: "a fault of one's own",
     AbortReason.UPDATE_REJECTED: "an outcome that every party counts itself",
+    AbortReason.TOO_FEW_EDITS: "few edits are no lie",
 }
 """Reasons that need no row, and why."""
 

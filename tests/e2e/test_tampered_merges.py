@@ -24,6 +24,7 @@ from collabedit.plan import Plan
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.editors import TinyFederation, tiny_federation
 from tests.support.federations import TestFederation, build_federation
+from tests.support.lies import Refusal
 from tests.support.networks import Network
 from tests.support.tampering import TAMPERINGS, Tampering
 
@@ -51,7 +52,7 @@ def run(network: Network) -> None:
             thread.join(30)
 
 
-def assert_refused_by_all(network: Network) -> None:
+def assert_refused_by_all(network: Network, refusal: Refusal) -> None:
     assert not network.reports
     reasons = []
     for party in network.federation.plan.party_ids:
@@ -61,7 +62,7 @@ def assert_refused_by_all(network: Network) -> None:
         assert not network.editors[party].applied
     # Whoever is slower than the others' farewells hears of those.
     assert set(reasons) <= {AbortReason.MERGE_UNVERIFIED, AbortReason.BELOW_THRESHOLD}
-    assert AbortReason.MERGE_UNVERIFIED in reasons
+    refusal(*[reason for reason in reasons if reason is not AbortReason.BELOW_THRESHOLD])
 
 
 def lie(monkeypatch: pytest.MonkeyPatch, released: Callable[[Merged], Any]) -> None:
@@ -82,17 +83,31 @@ def test_the_honest_aggregator_is_believed(tmp_path: Path) -> None:
         assert all(check.miss < 1e-6 < check.tolerance for check in task.checks)
 
 
+@pytest.mark.lie(
+    role="aggregator",
+    lie="releases another update than the merge of closed sums",
+    round="r6",
+    refused_by="MERGE_UNVERIFIED",
+)
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.name.replace(" ", "-"))
 def test_tampering_is_refused_by_everybody(
-    tampering: Tampering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tampering: Tampering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
 ) -> None:
     lie(monkeypatch, lambda updates: tampering.alter(updates, SIZE))
     network = Network(federation_of(), tmp_path)
     run(network)
-    assert_refused_by_all(network)
+    assert_refused_by_all(network, refusal)
 
 
-def test_another_ridge_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.lie(
+    role="aggregator",
+    lie="merges closed sums under another ridge",
+    round="r6",
+    refused_by="MERGE_UNVERIFIED",
+)
+def test_another_ridge_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
     def merge(plan: Plan, task: TaskIndex, total: Matrix, **options: Any) -> Merged:  # noqa: ANN401
         editing = plan.editing.model_copy(update={"ridge": 1.02 * plan.editing.ridge})
         return merge_vector(plan.model_copy(update={"editing": editing}), task, total, **options)
@@ -100,10 +115,18 @@ def test_another_ridge_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(opening, "merge_vector", merge)
     network = Network(federation_of(), tmp_path)
     run(network)
-    assert_refused_by_all(network)
+    assert_refused_by_all(network, refusal)
 
 
-def test_a_stale_update_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.lie(
+    role="aggregator",
+    lie="releases the update of an earlier session over the same edits",
+    round="r6",
+    refused_by="MERGE_UNVERIFIED",
+)
+def test_a_stale_update_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
     """The update of an earlier session over the same edits: right then, in another basis."""
     kept: list[Merged] = []
 
@@ -118,11 +141,17 @@ def test_a_stale_update_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     again = Network(federation_of(), tmp_path / "again")
     run(again)
     assert len(kept) == 2
-    assert_refused_by_all(again)
+    assert_refused_by_all(again, refusal)
 
 
+@pytest.mark.lie(
+    role="aggregator",
+    lie="leaves a party's statistics out of the merge of closed sums",
+    round="r6",
+    refused_by="MERGE_UNVERIFIED",
+)
 def test_a_party_left_out_of_the_merge_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
 ) -> None:
     """An aggregator that even knows a party's statistics merges the others alone."""
     own: list[RingArray] = []
@@ -143,12 +172,18 @@ def test_a_party_left_out_of_the_merge_is_noticed(
     monkeypatch.setattr(opening, "merge_vector", merge)
     network = Network(federation_of(layers=1), tmp_path)
     run(network)
-    assert_refused_by_all(network)
+    assert_refused_by_all(network, refusal)
 
 
+@pytest.mark.lie(
+    role="aggregator",
+    lie="alters the check elements of closed sums",
+    round="r6",
+    refused_by="MERGE_UNVERIFIED",
+)
 @pytest.mark.parametrize("element", ["column", "integer", "tag"])
 def test_altered_check_elements_are_refused(
-    element: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    element: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
 ) -> None:
     def altered(plan: Plan, task: TaskIndex, total: RingArray) -> bytes:
         size = plan.check_length(task)
@@ -161,7 +196,31 @@ def test_altered_check_elements_are_refused(
     monkeypatch.setattr(opening, "encode_checks", altered)
     network = Network(federation_of(), tmp_path)
     run(network)
-    assert_refused_by_all(network)
+    assert_refused_by_all(network, refusal)
+
+
+@pytest.mark.lie(
+    role="party",
+    lie="contributes check elements of other statistics than its own",
+    round="r3",
+    refused_by="MERGE_UNVERIFIED",
+)
+def test_a_party_that_spoils_the_check_ends_the_session_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    """Nobody can tell who it was; nothing was edited."""
+
+    def contributed(setup: s.TaskSetup, brought: bytes, secret: bytes | None) -> RingArray:
+        vector = contributed_vector(setup, brought, secret)
+        if setup.me == 3:
+            place = setup.plan.statistics_length(setup.context.task) + 7
+            vector[place : place + 1] += np.uint64(1 << 44)
+        return vector
+
+    monkeypatch.setattr(driver_module, "contributed_vector", contributed)
+    network = Network(federation_of(), tmp_path)
+    run(network)
+    assert_refused_by_all(network, refusal)
 
 
 def test_open_sums_believe_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
