@@ -84,6 +84,8 @@ def test_every_kind_of_cell_ends_in_one_table(place: Path, tmp_path: Path) -> No
                 "conflict": [0.5],
                 "policy": ["none", "keep", "majority", "drop", "augment"],
             },
+            # Nothing is left to apply.
+            {**common, "edits_per_party": [1], "conflict": [1.0], "policy": ["drop"]},
         ],
         figures=[{"kind": kind} for kind in ("curve", "forgetting", "overlap", "conflict", "bars")],
     )

@@ -228,7 +228,10 @@ def _against_unique(
     number: int,
 ) -> list[Measurement]:
     """Compare with the trustee who applies once what shall be applied, whoever else has it too."""
-    (share,) = _targets(bench, cell, model, covariance, [_wanted(cell, each)])
+    wanted = _wanted(cell, each)
+    if not wanted:
+        return []  # nothing to apply, and no size to set an error against
+    (share,) = _targets(bench, cell, model, covariance, [wanted])
     plan = _target_plan(cell, model, covariance)
     errors = relative_errors(updates, edit_alone(plan, model, covariance, [share]))
     return [
