@@ -101,7 +101,7 @@ class Chain:
                 *("--model", federation.model, "--dtype", old.model.dtype),
                 *("--aggregator", f"{AGGREGATOR_NAME}:{old.federation.aggregator.identity}"),
                 *(*members, "--covariance", federation.covariance, "--covariance-weight", 20),
-                *MEMORY,
+                *(*MEMORY, "--min-edits", 0),
                 *(text for path in self.updates for text in ("--previous", path)),
             ).ok()
             # Whoever was refused has been in contact, and must be back before it counts as gone.

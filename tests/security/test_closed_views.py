@@ -44,6 +44,8 @@ OMEGA = expand_test_matrix(bytes(32), layer=0, rows=MAPPED, columns=RANK + 8)[:,
 VIEWS = 3000
 COMPARED = 500
 
+pytestmark = pytest.mark.slow
+
 _RNG = np.random.default_rng(20)
 _LENGTHS = np.array([1.6, 0.6, 1.1, 0.8])
 _FIXED = random_edits(_RNG, mapped=MAPPED, outputs=OUTPUTS, edits=sum(SIZES))
