@@ -30,6 +30,16 @@ from tests.support.tampering import TAMPERINGS, Tampering
 
 CLOSED = "check_columns = 4"
 SIZE = 0.01
+CASES = [
+    pytest.param(
+        tampering,
+        id=tampering.name.replace(" ", "-"),
+        marks=[] if tampering.has_size else pytest.mark.slow,
+    )
+    for tampering in TAMPERINGS
+]
+"""Those that can be made small are tried in the fast suite."""
+
 Merged = dict[LayerIndex, LowRankUpdate]
 Merge = Callable[..., Merged]
 
@@ -89,7 +99,7 @@ def test_the_honest_aggregator_is_believed(tmp_path: Path) -> None:
     round="r6",
     refused_by="MERGE_UNVERIFIED",
 )
-@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda one: one.name.replace(" ", "-"))
+@pytest.mark.parametrize("tampering", CASES)
 def test_tampering_is_refused_by_everybody(
     tampering: Tampering, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
 ) -> None:

@@ -123,7 +123,9 @@ def files(stage: Stage) -> set[str]:
 PARTS = 4
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))]
+)
 def test_a_party_killed_at_any_moment_masks_one_vector(
     part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
