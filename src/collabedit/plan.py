@@ -290,9 +290,13 @@ class Plan(Section):
         """
         return self.acceptance is not None and task == len(self.tasks) - 1
 
+    def is_closed(self, task: TaskIndex) -> bool:
+        """Whether the sum of `task` is opened in a secret basis: every one of layers, or none."""
+        return self.closed is not None and self.counting(task) is None
+
     def needs_secret(self, task: TaskIndex) -> bool:
         """Whether parties have a use for the group secret of `task`."""
-        return self.closed is not None or self.counting(task) is not None
+        return self.is_closed(task) or self.counting(task) is not None
 
     def layer_length(self, layer: Layer) -> int:
         """Ring elements of one layer's statistics."""
@@ -313,10 +317,9 @@ class Plan(Section):
 
     def check_length(self, task: TaskIndex) -> int:
         """Ring elements by which parties check the merge of `task` (SPEC 6.9); 0 without."""
-        layers = self.tasks[task]
-        if self.closed is None or not layers:
+        if self.closed is None or not self.is_closed(task):
             return 0
-        return self.closed.check_elements(layers) + self.check_tags
+        return self.closed.check_elements(self.tasks[task]) + self.check_tags
 
     @property
     def check_tags(self) -> int:
