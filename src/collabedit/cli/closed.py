@@ -39,21 +39,11 @@ def choose_closed(
     check_tolerance: float | None,
     cover_edits: int | None,
     min_edits: int | None,
-    room: int | None = None,
 ) -> Closed | None:
     """Return the plan's section; what was not given is as the section has it.
 
-    Args:
-        open_sums: whether there shall be none.
-        check_columns: as given.
-        check_tolerance: as given.
-        cover_edits: as given.
-        min_edits: as given.
-        room: how many edits all parties may bring; with it a least number is proposed.
-
     Raises:
-        InputError: an option that has no meaning with open sums, or room for fewer edits than
-            sums should be closed over.
+        InputError: an option that has no meaning with open sums.
     """
     given = {
         name: value
@@ -66,16 +56,38 @@ def choose_closed(
         if value is not None
     }
     if not open_sums:
-        if room is not None and min_edits is None:
-            if room < PROPOSED_MIN_EDITS:
-                raise InputError(
-                    f"the parties may bring {room} edits together, and sums of fewer than "
-                    f"{PROPOSED_MIN_EDITS} can give subjects away: bring more, or accept it with "
-                    "--min-edits 0"
-                )
-            given["min_edits"] = PROPOSED_MIN_EDITS
         return Closed.model_validate(given)
     if given:
         option = "--" + next(iter(given)).replace("_", "-")
         raise InputError(f"{option} has no meaning with --open-sums")
     return None
+
+
+def propose_min_edits(room: int) -> int:
+    """Return the fewest edits that an update of a new plan is applied for.
+
+    Args:
+        room: how many edits all parties may bring.
+
+    Raises:
+        InputError: they may bring fewer than sums should be closed over.
+    """
+    if room < PROPOSED_MIN_EDITS:
+        raise InputError(
+            f"the parties may bring {room} edits together, and sums of fewer than "
+            f"{PROPOSED_MIN_EDITS} can give subjects away: bring more, or accept it with "
+            "--min-edits 0"
+        )
+    return PROPOSED_MIN_EDITS
+
+
+def describe_closed(closed: Closed | None) -> str:
+    """Say for people what the aggregator sees of the sums, and who checks its merge."""
+    if closed is None:
+        return "open to the aggregator; its merge is not checked"
+    cover = f", {closed.cover_edits} cover edits each" if closed.cover_edits else ""
+    fewest = f", at least {closed.min_edits} edits together" if closed.min_edits else ""
+    return (
+        f"closed; each merge checked by {closed.check_columns} secret vectors to "
+        f"{closed.check_tolerance:g}{cover}{fewest}"
+    )

@@ -22,6 +22,8 @@ from collabedit.cli.closed import (
     MinEditsOption,
     OpenSumsOption,
     choose_closed,
+    describe_closed,
+    propose_min_edits,
 )
 from collabedit.cli.console import PreviousOption, check_place, parse_layers, say, terminal
 from collabedit.cli.credentials import read_identity
@@ -150,13 +152,14 @@ def new(
     chosen_editor = parse_editor(editor)
     wish = parse_overlap(overlap, false_positive, paraphrases)
     members = [_party(text) for text in party]
+    if min_edits is None and not open_sums:
+        min_edits = propose_min_edits(sum(member.max_edits for member in members))
     closed = choose_closed(
         open_sums=open_sums,
         check_columns=check_columns,
         check_tolerance=check_tolerance,
         cover_edits=cover_edits,
         min_edits=min_edits,
-        room=sum(one.max_edits for one in members),
     )
     moments = None if covariance is None else load_covariance(covariance)
     loaded = load_model(model, dtype=dtype)
@@ -230,7 +233,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ("collusion", _collusion(plan)),
         ("overlap", _overlap(plan)),
         ("vote", _vote(plan)),
-        ("sums", _closed(plan)),
+        ("sums", describe_closed(plan.closed)),
         ("privacy", describe_privacy(plan)),
         ("upload", f"{_upload_bytes(plan) / 1e6:.1f} MB each, in {len(plan.tasks)} sums"),
     ):
@@ -346,18 +349,6 @@ def _vote(plan: Plan) -> str:
         f"{asked.votes} must accept: {asked.efficacy:g} of own edits hold, at most "
         f"{asked.neighbourhood_drop:g} of neighbourhood prompts lost, perplexity at most "
         f"x {asked.perplexity_ratio:g}"
-    )
-
-
-def _closed(plan: Plan) -> str:
-    closed = plan.closed
-    if closed is None:
-        return "open to the aggregator; its merge is not checked"
-    cover = f", {closed.cover_edits} cover edits each" if closed.cover_edits else ""
-    fewest = f", at least {closed.min_edits} edits together" if closed.min_edits else ""
-    return (
-        f"closed; each merge checked by {closed.check_columns} secret vectors to "
-        f"{closed.check_tolerance:g}{cover}{fewest}"
     )
 
 
