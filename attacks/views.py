@@ -14,7 +14,6 @@ from collabedit.editing import Layer
 from collabedit.errors import MalformedMessageError
 from collabedit.exchange import (
     TileLayout,
-    decode_bundle,
     decode_frame,
     plan_encoding,
 )
@@ -101,11 +100,14 @@ class RecipientView:
 
     @classmethod
     def of(cls, plan: Plan, outcome: Outcome) -> Self:
-        """Cut the view from a simulated session: the bundles that parties downloaded."""
+        """Cut the view from a simulated session: what its parties made of the released bytes.
+
+        In the model's coordinates also with closed sums: whoever has the model before and after
+        needs no secret for that.
+        """
         updates: dict[LayerIndex, LowRankUpdate] = {}
-        for delivery in outcome.transcript:
-            if delivery.kind == "bundle" and plan.counting(delivery.task) is None:
-                updates |= decode_bundle(plan, delivery.task, delivery.data)
+        for opened in outcome.updates.values():
+            updates |= opened
         return cls(plan, updates)
 
 

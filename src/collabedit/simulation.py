@@ -128,6 +128,8 @@ class Outcome:
     Attributes:
         records: finished tasks.
         sums: the opened ring vectors of finished tasks.
+        updates: what parties made of the released bytes of tasks of layers, in the model's mapped
+            coordinates; also of a task that ended after its release.
         aborted: the aggregator's last state if the session ended early.
         votes: what was voted on the last task; empty if nothing was.
         party_states: each party's last state.
@@ -139,6 +141,7 @@ class Outcome:
 
     records: tuple[TaskRecord, ...]
     sums: Mapping[TaskIndex, RingArray] = field(repr=False)
+    updates: Mapping[TaskIndex, Mapping[LayerIndex, LowRankUpdate]] = field(repr=False)
     aborted: AggregatorAborted | None
     party_states: Mapping[PartyId, s.State]
     decisions: Mapping[PartyId, tuple[Decision, ...]]
@@ -171,6 +174,7 @@ class _Party:
     silent: bool = False
     unacknowledged: set[int] = field(default_factory=set)
     uploaded: s.Uploaded | None = None
+    updates: Mapping[LayerIndex, LowRankUpdate] = field(default_factory=dict)
 
 
 class Simulation:
@@ -222,6 +226,7 @@ class Simulation:
         self._bytes_sent = dict.fromkeys(plan.party_ids, 0)
         self._refusals: list[tuple[PartyId, CollabEditError]] = []
         self._sums: dict[TaskIndex, RingArray] = {}
+        self._updates: dict[TaskIndex, Mapping[LayerIndex, LowRankUpdate]] = {}
         self._items: Mapping[PartyId, Sequence[Item]] = {}
         self._weigh: Weigh | None = None
         self._decisions: dict[PartyId, tuple[Decision, ...]] = {}
@@ -279,6 +284,7 @@ class Simulation:
         return Outcome(
             records=self.coordinator.records,
             sums=self._sums,
+            updates=dict(self._updates),
             aborted=last if isinstance(last, AggregatorAborted) else None,
             party_states={party: simulated.state for party, simulated in self._parties.items()},
             decisions=dict(self._decisions),
@@ -320,10 +326,7 @@ class Simulation:
             if self._plan.counting(task) is not None:
                 self._count(setups[party], simulated.state, brought[party])
             elif apply is not None:
-                bundle, done = self.coordinator.bundle(task), simulated.state
-                secret = done.group_secret
-                released = Released(self._plan, context, bundle, done.survivors, secret)
-                apply(party, task, released.opened.updates)
+                apply(party, task, simulated.updates)
 
     def _bring(self, party: PartyId, task: TaskIndex, contribute: Contribute) -> bytes | memoryview:
         if self._plan.counting(task) is not None:
@@ -431,10 +434,10 @@ class Simulation:
         released = Released(self._plan, context, bundle, state.survivors, secret)
         event: s.Event
         try:
-            closed = self._plan.closed is not None and self._plan.counting(task) is None
             vote = Vote.NONE
-            if closed or self._plan.is_voted(task):
+            if self._plan.counting(task) is None:
                 updates = released.opened.updates
+                self._updates[task] = self._parties[party].updates = updates
                 vote = self._vote(party, updates) if self._plan.is_voted(task) else Vote.NONE
             event = s.UpdateFetched(hashlib.sha256(bundle).digest(), vote)
         except UnverifiedError as error:

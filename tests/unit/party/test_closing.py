@@ -20,7 +20,7 @@ from collabedit.party.closing import (
 from collabedit.party.merge_check import MergeCheck
 from collabedit.plan import Plan
 from collabedit.proto.messages import Context
-from collabedit.sketch import LowRankUpdate, Matrix
+from collabedit.sketch import DenseStatistics, LowRankUpdate, Matrix
 from tests.support.federations import TestFederation, build_federation
 
 SECRET = bytes(range(32))
@@ -277,6 +277,70 @@ def test_shifts_of_columns_buy_no_room_for_a_lie(form: str, length: float) -> No
     merging.total[start : start + wide.size] += wide
     with pytest.raises(UnverifiedError, match="is not the merge"):
         merging.open(lie)
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_inflated_integers_buy_room_for_a_lie_only_without_tags(
+    tagged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not tagged:
+        monkeypatch.setattr(
+            MergeCheck, "_tag", lambda self, _: np.zeros(self._plan.check_tags, dtype=np.uint64)
+        )
+    merging = Merging.of(closed_federation())
+    lie = scaled(merging.updates(), 1.001)
+    with pytest.raises(UnverifiedError, match="is not the merge"):
+        merging.open(lie)
+    # Both energies, the last integers before the tags, by half of what the plan allows them.
+    end = len(merging.total) - merging.plan.check_tags
+    merging.total[end - 2 : end] += np.uint64(1 << 19)
+    if tagged:
+        with pytest.raises(UnverifiedError, match="tags"):
+            merging.open(lie)
+    else:
+        assert merging.open(lie).checks
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_lie_can_be_made_to_fit_the_columns_only_without_pads(
+    padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads Sv knows v on the edits' span, and adds rows of that span that are blind to it."""
+    if not padded:
+        monkeypatch.setattr(
+            MergeCheck,
+            "_pad",
+            lambda self, _: np.zeros(self._plan.check_length(TASK), dtype=np.uint64),
+        )
+    merging = Merging.of(closed_federation(statistics='"dense"'))
+    plan, encoding = merging.plan, plan_encoding(merging.plan)
+    layer, ridge = plan.tasks[TASK][0], plan.editing.ridge
+    start = plan.statistics_length(TASK)
+    statistics = DenseStatistics.from_vector(
+        encoding.decode(merging.total[:start]), mapped=layer.mapped, outputs=layer.outputs
+    )
+    columns = encoding.decode(merging.total[start : start + 4 * layer.mapped]).reshape(-1, 4)
+    values, vectors = np.linalg.eigh(statistics.gram)
+    span = vectors[:, values > 1e-6]
+    inside = span.T @ columns  # what v is on the span, times S's eigenvalues
+    wanted = ridge * inside / values[values > 1e-6][:, None] + inside
+    blind = span @ np.linalg.svd(wanted.T)[2][-1]
+    (index,) = merging.updates()
+    update = merging.updates()[index]
+    added = np.zeros((layer.outputs, 1))
+    added[3] = 0.3 * np.linalg.norm(update.dense())
+    lie = {
+        index: LowRankUpdate(
+            np.hstack([update.left, added]), np.vstack([update.right, blind[None]])
+        ).canonical()
+    }
+    if padded:
+        with pytest.raises(UnverifiedError, match="is not the merge"):
+            merging.open(lie)
+    else:
+        opened = merging.open(lie).updates[index].dense()
+        honest = merging.open().updates[index].dense()
+        assert np.linalg.norm(opened - honest) > 0.2 * np.linalg.norm(honest)
 
 
 def test_the_check_elements_look_uniform() -> None:
