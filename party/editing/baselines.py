@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from peft.utils.merge_utils import ties
 
-from collabedit.editing import Editing
+from collabedit.editing import Editing, Layer
 from collabedit.errors import NumericError
 
 Matrix: TypeAlias = NDArray[np.float64]
@@ -151,18 +151,26 @@ def centralised(
         second_moment: E[kkᵀ] of the layer; None for an editor without.
         past: keys of past edits; None without a memory.
 
+    With `editing.key_length` every key, past ones too, is of that length, as its row of the least
+    squares problem weighs so much.
+
     Raises:
         NumericError: MEMIT's matrix is not positive definite.
         ValueError: no such layer, or not the editor's parameters.
     """
     (entry,) = (entry for entry in editing.layers if entry.index == layer)
+    scales = _equally_long(editing, entry, keys, second_moment)
+    keys, residuals = keys * scales, residuals * scales
+    if past is not None:
+        remembered = past.keys * _equally_long(editing, entry, past.keys, second_moment)
+        past = PastKeys(remembered, past.weight)
     weight, threshold, l2 = editing.covariance_weight, editing.nullspace_threshold, editing.l2
     if editing.editor == "ridge" and entry.shift is not None:
         return centralised_ridge(keys, residuals, entry.shift, past)
     if second_moment is not None:
         if editing.editor == "memit" and weight is not None:
-            remembered = 0.0 if past is None else past.gram
-            return centralised_update(keys, residuals, weight * second_moment + remembered)
+            gram = 0.0 if past is None else past.gram
+            return centralised_update(keys, residuals, weight * second_moment + gram)
         if editing.editor == "emmet":
             return centralised_emmet(keys, residuals, second_moment, past)
         if editing.editor == "alphaedit" and threshold is not None and l2 is not None:
@@ -170,6 +178,31 @@ def centralised(
                 keys, residuals, second_moment, threshold=threshold, l2=l2, past=past
             )
     raise ValueError(f"the parameters of editor {editing.editor} are not complete")
+
+
+def _equally_long(
+    editing: Editing, entry: Layer, keys: Matrix, second_moment: Matrix | None
+) -> Matrix:
+    """Return the factor of each key's weighted least squares row, [n]; ones without `key_length`.
+
+    c/‖Φk‖ by what each ‖Φk‖² is in the model's coordinates: kᵀ(λE[kkᵀ])⁻¹k, e^(-λ)‖k‖², ‖Pk‖²/L₂.
+    """
+    if editing.key_length is None:
+        return np.ones(keys.shape[1])
+    if entry.shift is not None:
+        energies = np.exp(-entry.shift) * np.square(keys).sum(axis=0)
+    elif editing.nullspace_threshold is not None and editing.l2 is not None:
+        assert second_moment is not None  # noqa: S101  the editor's parameters are complete
+        left, values, _ = np.linalg.svd(second_moment)
+        small = left[:, values < editing.nullspace_threshold]
+        energies = np.square(small.T @ keys).sum(axis=0) / editing.l2
+    else:
+        assert second_moment is not None  # noqa: S101
+        assert editing.covariance_weight is not None  # noqa: S101
+        weighted = editing.covariance_weight * second_moment
+        energies = (keys * np.linalg.solve(weighted, keys)).sum(axis=0)
+    scales: Matrix = editing.key_length / np.sqrt(energies)
+    return scales
 
 
 def simple_average(updates: Sequence[Matrix]) -> Matrix:

@@ -20,7 +20,7 @@ from collabedit.party.decisions import Decision
 from collabedit.party.editing.apply import Undo, apply_update
 from collabedit.party.editing.assessment import general_text, measure
 from collabedit.party.editing.covariance import Covariance, load_covariance
-from collabedit.party.editing.key_map import KeyMap
+from collabedit.party.editing.key_map import KeyMap, key_scales
 from collabedit.party.editing.keys import compute_keys
 from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.schedule import residuals
@@ -256,7 +256,8 @@ class ModelEditor:
         mapped, wanted = self._weighed(layer)
         if self._brought and self.plan.memory is not None:
             root = float(np.sqrt(self.plan.memory.weight))
-            remembered = root * self._mapped_keys(self._brought, layer.index)
+            remembered = self._mapped_keys(self._brought, layer.index)
+            remembered *= root * key_scales(self.plan.editing, remembered)
             mapped = np.concatenate([mapped, remembered], axis=1)
         return mapped, wanted
 
@@ -274,7 +275,8 @@ class ModelEditor:
             batch_size=self.batch_size,
         )
         mapped = self._mapped_keys(requests.edits, layer.index)
-        return mapped * requests.roots, wanted.numpy() * requests.roots
+        scales = requests.roots * key_scales(editing, mapped)
+        return mapped * scales, wanted.numpy() * scales
 
     def _mapped_keys(self, edits: Sequence[Edit], layer: int) -> Matrix:
         templates = self.plan.editing.context_templates

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from collabedit.editing import Editing
 from collabedit.errors import NumericError, PlanError
 
 Matrix: TypeAlias = NDArray[np.float64]
@@ -137,6 +138,29 @@ class KeyMap:
         if self._scale is None:
             raise ValueError("a key map needs one representation")
         return self._scale
+
+
+def key_scales(editing: Editing, mapped_keys: Matrix) -> Matrix:
+    """Return the factors that give mapped keys the plan's `key_length`, [n]; ones without it.
+
+    Args:
+        editing: of the plan.
+        mapped_keys: K̃, [d', n].
+
+    Raises:
+        NumericError: a mapped key is zero or not finite; names the column, counted from 1.
+    """
+    if editing.key_length is None:
+        return np.ones(mapped_keys.shape[1])
+    lengths = np.linalg.norm(mapped_keys, axis=0)
+    flawed = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
+    if flawed.size:
+        raise NumericError(
+            f"the mapped key of edit {flawed[0] + 1} of {lengths.size} is zero or not finite, so "
+            "it cannot be given the plan's editing.key_length"
+        )
+    scales: Matrix = editing.key_length / lengths
+    return scales
 
 
 def null_space_size(second_moment: Matrix, threshold: float) -> int:

@@ -86,6 +86,9 @@ class Editing(Section):
         skip_residual: τ; an edit with ‖z* - z‖ ≤ τ‖z*‖ at the last edited layer, on the model as it
             is at the session's start, is not edited, but brought as a past one if there is a
             memory; None edits all.
+        key_length: c, to which every mapped key is scaled, and its residual with it: the edit of
+            least squares with weight c²/‖k̃‖². What is summed then tells nothing of edits by the
+            lengths of their keys (docs/closed-sums.md). None leaves keys as they are.
         context_templates: each holds `{}` once; fixed text, never sampled.
         layers: ascending.
     """
@@ -98,6 +101,7 @@ class Editing(Section):
     l2: Annotated[float, Field(gt=0)] | None = None
     ridge: Annotated[float, Field(ge=0)]
     skip_residual: Annotated[float, Field(gt=0, lt=1)] | None = None
+    key_length: Annotated[float, Field(gt=0)] | None = None
     context_templates: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     layers: Annotated[tuple[Layer, ...], Field(min_length=1, strict=False)]
     targets: Targets
