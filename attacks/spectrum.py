@@ -27,6 +27,7 @@ from collabedit.attacks.subsets import (
 )
 from collabedit.attacks.views import AggregatorView, first_layer
 from collabedit.ids import LayerIndex
+from collabedit.party.editing.key_map import key_scales
 from collabedit.sketch import Matrix
 from collabedit.threat_model import Adversary
 
@@ -76,6 +77,8 @@ class SpectrumMatch:
         """Score the candidates: a row for each vector that is attacked."""
         layer = first_layer(view.plan) if self.layer is None else self.layer
         candidates = prior.mapped_keys[layer]
+        # Plans are public: whoever reads in one that keys get one length gives it to candidates.
+        candidates = candidates * key_scales(view.plan.editing, candidates)
         vectors = opened_vectors(view, layer, self.source)
         rows = []
         for each in vectors:

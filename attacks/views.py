@@ -142,14 +142,14 @@ def statistics_of(plan: Plan, layer: LayerIndex, vector: RingArray) -> tuple[Mat
 
     Returns:
         Y [d', m] and Z [d_out, m], or S [d', d'] and T [d_out, d'] if the plan's statistics are
-        dense.
+        dense; Z and T with the rows of decoys, if there are any.
     """
     _, entry, place = layer_of(plan, layer)
-    reals = plan_encoding(plan).decode(vector[place])
+    reals, outputs = plan_encoding(plan).decode(vector[place]), plan.summed_outputs(entry)
     if plan.aggregation.statistics == "dense":
-        dense = DenseStatistics.from_vector(reals, mapped=entry.mapped, outputs=entry.outputs)
+        dense = DenseStatistics.from_vector(reals, mapped=entry.mapped, outputs=outputs)
         return dense.gram, dense.cross
-    sketched = GramSketch.from_vector(reals, mapped=entry.mapped, outputs=entry.outputs)
+    sketched = GramSketch.from_vector(reals, mapped=entry.mapped, outputs=outputs)
     return sketched.gram_sketch, sketched.cross_sketch
 
 

@@ -13,18 +13,21 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from collabedit.bounds import check_update
 from collabedit.crypto.kdf import derive_key, encode_fields
 from collabedit.crypto.ring import RingArray
 from collabedit.editing import Layer
 from collabedit.errors import AbortReason, BoundsError
 from collabedit.exchange import (
-    contribution_vector,
+    check_shapes,
     decode_bundle,
     decode_checks,
     plan_encoding,
+    statistics_vector,
 )
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party.basis import Rotation
+from collabedit.party.decoys import with_decoys
 from collabedit.party.merge_check import CheckedLayer, MergeCheck
 from collabedit.plan import Plan
 from collabedit.proto.envelope import context_fields
@@ -88,21 +91,33 @@ class ClosedTask:
             derive_key(self._secret, label=label, context=fields)
             for label in ("basis-keys", "basis-outputs")
         )
-        return Rotation(keys, layer.mapped), Rotation(outputs, layer.outputs)
+        rows = self._plan.summed_outputs(layer)
+        return Rotation(keys, layer.mapped), Rotation(outputs, rows)
 
-    def contribute(self, me: PartyId, statistics: Statistics) -> RingArray:
+    def contribute(
+        self, me: PartyId, statistics: Statistics, *, decoy_seed: bytes | None = None
+    ) -> RingArray:
         """Return what a party masks: [elements].
+
+        Args:
+            me: the party.
+            statistics: its own, within the plan's bounds (`exchange.contribution_vector`).
+            decoy_seed: 32 bytes, of this party and for this task alone, with decoys in the plan.
 
         Raises:
             NumericError: in the secret basis a number is beyond the plan's magnitude bound.
+            ValueError: shapes are not the plan's.
         """
+        plan, task = self._plan, self._context.task
+        check_shapes(plan, task, statistics)
         rotated = []
         for layer, (keys, residuals) in zip(self._layers, statistics, strict=True):
             inputs, outputs = self._rotations(layer)
-            rotated.append((inputs.apply(keys), outputs.apply(residuals)))
-        vector = contribution_vector(self._plan, self._context.task, rotated)
-        encoded = plan_encoding(self._plan).encode(vector)
-        return np.concatenate([encoded, self._check.encode(rotated, party=me)])
+            wanted = with_decoys(plan, layer, residuals, columns=keys.shape[1], seed=decoy_seed)
+            rotated.append((inputs.apply(keys), outputs.apply(wanted)))
+        encoded = plan_encoding(plan).encode(statistics_vector(plan, task, rotated))
+        checks = self._check.encode(rotated, own=statistics, party=me)
+        return np.concatenate([encoded, checks])
 
     def open(self, data: bytes, survivors: Iterable[PartyId]) -> OpenedUpdate:
         """Check a released bundle, and return its updates in the model's coordinates.
@@ -116,19 +131,18 @@ class ClosedTask:
         released = decode_bundle(plan, task, data)
         try:
             sums = self._check.open(decode_checks(plan, task, data), survivors)
-            checks = tuple(
-                sums.hold(plan, layer, released[LayerIndex(layer.index)]) for layer in self._layers
-            )
+            checks, updates = [], {}
+            for layer in self._layers:
+                index = LayerIndex(layer.index)
+                _, outputs = self._rotations(layer)
+                # Nothing is turned for the check where no rows are dropped: norms are the same.
+                turned = outputs if plan.decoys else None
+                checks.append(sums.hold(layer, released[index], outputs=turned))
+                updates[index] = self._turn_back(layer, released[index], checks[-1].edits)
         except BoundsError as error:
             raise UnverifiedError(AbortReason.MERGE_UNVERIFIED, str(error)) from error
         self._check_edits(checks)
-        return OpenedUpdate(
-            {
-                LayerIndex(layer.index): self._turn_back(layer, released[LayerIndex(layer.index)])
-                for layer in self._layers
-            },
-            checks,
-        )
+        return OpenedUpdate(updates, tuple(checks))
 
     def _check_edits(self, checks: Iterable[CheckedLayer]) -> None:
         closed = self._plan.closed
@@ -140,9 +154,23 @@ class ClosedTask:
                 f"{closed.min_edits}",
             )
 
-    def _turn_back(self, layer: Layer, update: LowRankUpdate) -> LowRankUpdate:
+    def _turn_back(self, layer: Layer, update: LowRankUpdate, edits: int) -> LowRankUpdate:
+        """Return the update in the model's coordinates, without the rows of decoys.
+
+        Raises:
+            BoundsError: it is larger than edits can make; with decoys, which hide that before.
+        """
         inputs, outputs = self._rotations(layer)
-        return LowRankUpdate(outputs.undo(update.left), inputs.undo(update.right.T).T)
+        right = inputs.undo(update.right.T).T
+        left = outputs.undo(update.left)
+        if not self._plan.decoys:
+            return LowRankUpdate(left, right)
+        # What is left has the rank of the edits alone: the other factors are those of columns
+        # without a residual, and none of the update's business.
+        opened = LowRankUpdate(left[: layer.outputs], right).canonical(rank=edits)
+        limits = self._plan.energy_limits(self._plan.party_ids)
+        check_update(opened.left, opened.right, ridge=self._plan.editing.ridge, limits=limits)
+        return opened
 
     @property
     def _layers(self) -> tuple[Layer, ...]:

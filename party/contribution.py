@@ -11,8 +11,10 @@ items in a counting task and K̃ and R with closed sums. So one task never has t
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
+from collabedit.crypto.kdf import SECRET_BYTES
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
+from collabedit.crypto.rng import Randomness
 from collabedit.errors import NumericError
 from collabedit.exchange import (
     FRAME_HEADER,
@@ -100,10 +102,14 @@ def contributed_vector(
         counter = Counter(plan, setup.context, group_secret)
         return counter.encode(digests_from_bytes(bytes(brought)))
     closed = ClosedTask(plan, setup.context, group_secret)
-    return closed.contribute(setup.me, statistics_from_bytes(plan, task, brought))
+    seed = bytes(brought[:SECRET_BYTES]) if plan.decoys else None
+    statistics = statistics_from_bytes(plan, task, brought[len(seed or b"") :])
+    return closed.contribute(setup.me, statistics, decoy_seed=seed)
 
 
-def bring(plan: Plan, me: PartyId, task: TaskIndex, statistics: Statistics) -> bytes | memoryview:
+def bring(
+    plan: Plan, me: PartyId, task: TaskIndex, statistics: Statistics, randomness: Randomness
+) -> bytes | memoryview:
     """Fix what a task of layers gets from a party, checked against the plan.
 
     Args:
@@ -111,6 +117,7 @@ def bring(plan: Plan, me: PartyId, task: TaskIndex, statistics: Statistics) -> b
         me: the party.
         task: one of layers.
         statistics: K̃ and R of each layer (`exchange.contribution_vector`).
+        randomness: the party's own, for decoys.
 
     Raises:
         PlanError, InputError: a plan with noise that this party cannot add (`noise.noisy`).
@@ -121,7 +128,8 @@ def bring(plan: Plan, me: PartyId, task: TaskIndex, statistics: Statistics) -> b
     check_statistics(plan, me, statistics)
     encoded = plan_encoding(plan).encode(contribution_vector(plan, task, statistics))
     if plan.closed is not None:
-        return statistics_to_bytes(statistics)
+        seed = randomness.random_bytes(SECRET_BYTES) if plan.decoys else b""
+        return seed + statistics_to_bytes(statistics)
     return to_bytes(noisy(plan, task, encoded))
 
 

@@ -31,7 +31,8 @@ from collabedit.editing import Layer
 from collabedit.errors import BoundsError
 from collabedit.exchange import plan_encoding
 from collabedit.ids import LayerIndex, PartyId
-from collabedit.party.tolerance import LayerSums, tolerance
+from collabedit.party.basis import Rotation
+from collabedit.party.tolerance import LayerSums, Magnitude, tolerance
 from collabedit.plan import Plan
 from collabedit.proto.envelope import context_fields
 from collabedit.proto.messages import Context
@@ -94,21 +95,29 @@ class MergeCheck:
         drawn = stream.tile(0, words, Ring.from_bits(64))
         return normals(drawn, rows=layer.mapped, columns=self._columns)
 
-    def encode(self, statistics: Sequence[tuple[Matrix, Matrix]], *, party: PartyId) -> RingArray:
+    def encode(
+        self,
+        rotated: Sequence[tuple[Matrix, Matrix]],
+        *,
+        own: Sequence[tuple[Matrix, Matrix]],
+        party: PartyId,
+    ) -> RingArray:
         """Return a party's own check elements under its pad: [check_length].
 
         Args:
-            statistics: of each layer K̃ [d', n + p] and R [d_out, n], in those coordinates.
+            rotated: of each layer K̃ and R as they are summed, in those coordinates.
+            own: of each layer K̃ [d', n + p] and R [d_out, n], in the model's.
             party: whose pad it is.
 
         Raises:
             NumericError: a number is beyond the plan's magnitude bound.
         """
         columns, integers = [], []
-        for layer, (keys, residuals) in zip(self._layers, statistics, strict=True):
+        for layer, (keys, residuals) in zip(self._layers, rotated, strict=True):
             projected = keys.T @ self.vectors(layer)
             columns += [(keys @ projected).ravel()]
             columns += [(residuals @ projected[: residuals.shape[1]]).ravel()]
+        for keys, residuals in own:
             counts = (keys.shape[1], residuals.shape[1])
             integers += [*counts, *self._energies(keys, residuals)]
         counted = np.array(integers, dtype=self._encoding.ring.dtype)
@@ -150,7 +159,7 @@ class MergeCheck:
         opened = elements.copy()
         for party in parties:
             subtract_from(opened, self._pad(party))
-        rows = [layer.mapped + layer.outputs for layer in self._layers]
+        rows = [layer.mapped + self._plan.summed_outputs(layer) for layer in self._layers]
         reals = self._columns * sum(rows)
         integers = opened[reals : reals + INTEGERS * len(rows)]
         if not np.array_equal(opened[reals + integers.size :], self._tag(integers)):
@@ -172,7 +181,7 @@ class MergeCheck:
             keys, residuals = (part * unit for part, unit in zip(energy, self._units, strict=True))
             sums[index] = LayerSums(count, edits, keys, residuals)
             start = stop
-        return CheckSums(self, len(parties), sums, columns)
+        return CheckSums(self._plan, self, tuple(parties), sums, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,38 +189,56 @@ class CheckSums:
     """Opened check elements, without pads.
 
     Attributes:
+        plan: the plan.
         check: of which task.
-        survivors: how many contributions are in them.
+        survivors: whose contributions are in them.
         sums: what the tolerance rests on, by layer.
-        columns: Sv above Tv by layer, [d' + d_out, c].
+        columns: Sv above Tv by layer, [d' + rows of T, c].
     """
 
+    plan: Plan
     check: MergeCheck
-    survivors: int
+    survivors: tuple[PartyId, ...]
     sums: Mapping[LayerIndex, LayerSums] = field(repr=False)
     columns: Mapping[LayerIndex, Matrix] = field(repr=False)
 
-    def hold(self, plan: Plan, layer: Layer, update: LowRankUpdate) -> CheckedLayer:
+    def hold(
+        self, layer: Layer, update: LowRankUpdate, *, outputs: Rotation | None = None
+    ) -> CheckedLayer:
         """Hold one layer's update, as it was released, against the sums.
+
+        With decoys only the rows of residuals count, those that U turns back to: the lie that
+        hides in the others' size is one about noise.
+
+        Args:
+            layer: which.
+            update: of that layer, in the secret basis.
+            outputs: U with decoys in the plan, else None.
 
         Raises:
             BoundsError: it is not their merge; names the layer.
         """
-        index = LayerIndex(layer.index)
+        plan, index = self.plan, LayerIndex(layer.index)
         gram, cross = np.split(self.columns[index], [layer.mapped])
+        left = update.left
+        if outputs is not None:
+            left, cross = (outputs.undo(each)[: layer.outputs] for each in (left, cross))
         vectors = plan.editing.ridge * self.check.vectors(layer) + gram
         with np.errstate(over="ignore", invalid="ignore"):
-            misses = np.linalg.norm(update.left @ (update.right @ vectors) - cross, axis=0)
+            misses = np.linalg.norm(left @ (update.right @ vectors) - cross, axis=0)
             # Of factors that do not cancel (`bounds.check_update`): the tolerance rests on it.
-            size = math.sqrt(max(squared_size(update.left, update.right), 0.0))
+            size = math.sqrt(max(squared_size(left, update.right), 0.0))
+            whole = math.sqrt(max(squared_size(update.left, update.right), 0.0))
         sums, wanted = self.sums[index], np.linalg.norm(cross, axis=0)
+        hidden = plan.summed_limits(self.survivors).residuals if plan.decoys else 0.0
         bound = tolerance(
             plan,
             layer,
             sums,
-            survivors=self.survivors,
+            survivors=len(self.survivors),
             rank=update.rank,
             size=size,
+            inexact=Magnitude(whole, max(hidden, sums.residuals)),
         )
         # Of what the integers allow ‖T‖₂ to be, not of an opened Tv: shifting Sv by a and Tv by Δa
         # leaves the miss as it is, and could make ‖Tv‖ as large as anybody likes.

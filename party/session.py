@@ -389,7 +389,7 @@ class _Session:
                 return self._own.brought()
             statistics = editor.statistics(plan.tasks[task])
             covered = with_cover(plan, statistics, member.randomness)
-            return bring(plan, member.me, task, covered)
+            return bring(plan, member.me, task, covered, member.randomness)
         except NumericError:
             self._farewell = m.Abort(AbortReason.INPUT_REFUSED, self._member.me)
             raise

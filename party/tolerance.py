@@ -67,8 +67,28 @@ class Tolerance:
     lost: float
 
 
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """What float64 computes with: decoys included, whose rounding U spreads over all outputs.
+
+    Attributes:
+        size: ‖Δ‖_F as released.
+        residuals: at least ‖R⁺‖₂².
+    """
+
+    size: float
+    residuals: float
+
+
 def tolerance(
-    plan: Plan, layer: Layer, sums: LayerSums, *, survivors: int, rank: int, size: float
+    plan: Plan,
+    layer: Layer,
+    sums: LayerSums,
+    *,
+    survivors: int,
+    rank: int,
+    size: float,
+    inexact: Magnitude,
 ) -> Tolerance:
     """Bound what an honest merge misses by.
 
@@ -78,7 +98,8 @@ def tolerance(
         sums: of the layer.
         survivors: s.
         rank: of Δ, as released.
-        size: ‖Δ‖_F.
+        size: ‖Δ‖_F, without decoys.
+        inexact: with them.
     """
     step = 2.0**-plan.aggregation.fractional_bits
     sigma = step * math.sqrt(survivors / 12)
@@ -99,10 +120,11 @@ def tolerance(
         amplified = spread * math.sqrt(columns / least) * (1 + _TAIL)
     affected = max(columns - rank, 0) + 1
     missing = math.sqrt(sums.residuals * lost) * (math.sqrt(affected) + _TAIL)
-    scale = size * (ridge + sums.keys) + math.sqrt(sums.residuals * sums.keys)
+    scale = inexact.size * (ridge + sums.keys) + math.sqrt(inexact.residuals * sums.keys)
     rounded = sigma * (outputs + _TAIL) + size * sigma * (math.sqrt(layer.mapped) + _TAIL)
-    inexact = 64 * _EPSILON * math.sqrt(layer.mapped) * scale * (math.sqrt(layer.mapped) + _TAIL)
-    return Tolerance(amplified + rounded + inexact, missing)
+    mapped = math.sqrt(layer.mapped)
+    computed = 64 * _EPSILON * mapped * scale * (mapped + _TAIL)
+    return Tolerance(amplified + rounded + computed, missing)
 
 
 def _lost(

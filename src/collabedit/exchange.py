@@ -189,23 +189,8 @@ def contribution_vector(
         BoundsError: a key or residual is beyond the plan's bounds.
         ValueError: shapes are not the plan's.
     """
-    parts = []
-    for layer, (mapped_keys, residuals) in zip(plan.tasks[task], statistics, strict=True):
-        extra = mapped_keys.shape[1] - residuals.shape[1]
-        past = extra - plan.cover_edits
-        if len(mapped_keys) != layer.mapped or len(residuals) != layer.outputs or past < 0:
-            raise ValueError(f"statistics of layer {layer.index} have another shape than the plan")
-        if past and plan.memory is None:
-            raise ValueError(f"shape of layer {layer.index}: keys of past edits, without a memory")
-        wanted = np.pad(residuals, ((0, 0), (0, extra)))
-        if plan.aggregation.statistics == "dense":
-            parts.append(dense_statistics(mapped_keys, wanted).to_vector())
-        else:
-            omega = plan_test_matrix(plan, layer)
-            parts.append(sketch(mapped_keys, wanted, omega).to_vector())
-    vector = np.concatenate(parts)
-    if not np.isfinite(vector).all():
-        raise NumericError(f"statistics of task {task} are not finite: check model and targets")
+    check_shapes(plan, task, statistics)
+    vector = statistics_vector(plan, task, statistics)
     bounds = plan.bounds
     for layer, (mapped_keys, residuals) in zip(plan.tasks[task], statistics, strict=True):
         edits = residuals.shape[1]
@@ -234,6 +219,47 @@ def contribution_vector(
     return vector
 
 
+def statistics_vector(
+    plan: Plan, task: TaskIndex, statistics: Sequence[tuple[Matrix, Matrix]]
+) -> Matrix:
+    """Build a vector as `contribution_vector`, of residuals that were checked before.
+
+    Args:
+        plan: the plan.
+        task: which task.
+        statistics: as there; with decoys R has their rows below its own, and as many columns as K̃.
+
+    Raises:
+        NumericError: a number is not finite.
+    """
+    parts = []
+    for layer, (mapped_keys, residuals) in zip(plan.tasks[task], statistics, strict=True):
+        wanted = np.pad(residuals, ((0, 0), (0, mapped_keys.shape[1] - residuals.shape[1])))
+        if plan.aggregation.statistics == "dense":
+            parts.append(dense_statistics(mapped_keys, wanted).to_vector())
+        else:
+            omega = plan_test_matrix(plan, layer)
+            parts.append(sketch(mapped_keys, wanted, omega).to_vector())
+    vector = np.concatenate(parts)
+    if not np.isfinite(vector).all():
+        raise NumericError(f"statistics of task {task} are not finite: check model and targets")
+    return vector
+
+
+def check_shapes(plan: Plan, task: TaskIndex, statistics: Sequence[tuple[Matrix, Matrix]]) -> None:
+    """Hold shapes of statistics against the plan's.
+
+    Raises:
+        ValueError: they are others.
+    """
+    for layer, (mapped_keys, residuals) in zip(plan.tasks[task], statistics, strict=True):
+        past = mapped_keys.shape[1] - residuals.shape[1] - plan.cover_edits
+        if len(mapped_keys) != layer.mapped or len(residuals) != layer.outputs or past < 0:
+            raise ValueError(f"statistics of layer {layer.index} have another shape than the plan")
+        if past and plan.memory is None:
+            raise ValueError(f"shape of layer {layer.index}: keys of past edits, without a memory")
+
+
 def noise_room(plan: Plan, task: TaskIndex, *, parties: int) -> float:
     """Return what the noise of `parties` may add to an entry of a sum; 0 without privacy."""
     scales = [plan.noise(layer) for layer in plan.tasks[task]]
@@ -259,11 +285,11 @@ def merge_vector(
         BoundsError: they exceed the plan's bounds; names the layer.
     """
     members = tuple(survivors)
-    limits = plan.energy_limits(members)
+    limits = plan.summed_limits(members)
     updates = {}
     start = 0
     for layer in plan.tasks[task]:
-        stop = start + plan.layer_length(layer)
+        stop, outputs = start + plan.layer_length(layer), plan.summed_outputs(layer)
         part = total[start:stop]
         start = stop
         drawn = plan.noise(layer) * math.sqrt(len(members))
@@ -273,12 +299,10 @@ def merge_vector(
         }
         try:
             if plan.aggregation.statistics == "dense":
-                dense = DenseStatistics.from_vector(
-                    part, mapped=layer.mapped, outputs=layer.outputs
-                )
+                dense = DenseStatistics.from_vector(part, mapped=layer.mapped, outputs=outputs)
                 update = merge_dense(dense, ridge=plan.editing.ridge, limits=limits, **deviations)
             else:
-                sketched = GramSketch.from_vector(part, mapped=layer.mapped, outputs=layer.outputs)
+                sketched = GramSketch.from_vector(part, mapped=layer.mapped, outputs=outputs)
                 update = merge_sketch(
                     sketched,
                     plan_test_matrix(plan, layer),
@@ -357,7 +381,7 @@ def bundle_limit(plan: Plan, task: TaskIndex) -> int:
     if plan.counting(task):
         return _COUNTS_HEADER.size + plan.task_length(task) * plan.aggregation.ring_bits // 8
     per_layer = (
-        64 + _BUNDLE_ENTRY.size + 8 * plan.rank_limit * (layer.mapped + layer.outputs)
+        64 + _BUNDLE_ENTRY.size + 8 * plan.rank_limit * (layer.mapped + plan.summed_outputs(layer))
         for layer in plan.tasks[task]
     )
     return _BUNDLE_HEADER.size + sum(per_layer) + _checks_bytes(plan, task)
@@ -371,7 +395,7 @@ def decode_bundle(plan: Plan, task: TaskIndex, data: bytes) -> dict[LayerIndex, 
             one that is larger than all parties' edits within the plan's bounds can make.
     """
     layers = plan.tasks[task]
-    limits = plan.energy_limits(plan.party_ids)
+    limits = plan.summed_limits(plan.party_ids)
     if len(data) < _BUNDLE_HEADER.size:
         raise MalformedMessageError("update bundle is shorter than its header")
     magic, count = _BUNDLE_HEADER.unpack_from(data)
@@ -388,7 +412,7 @@ def decode_bundle(plan: Plan, task: TaskIndex, data: bytes) -> dict[LayerIndex, 
             raise MalformedMessageError(f"update bundle has no whole layer {layer.index}")
         update = LowRankUpdate.from_bytes(
             data[offset : offset + size],
-            outputs=layer.outputs,
+            outputs=plan.summed_outputs(layer),
             mapped=layer.mapped,
             capacity=plan.rank_limit,
         )

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from collabedit.acceptance import Acceptance
 from collabedit.bounds import EnergyLimits
-from collabedit.closed import Closed, check_tags
+from collabedit.closed import Closed, check_tags, decoy_norm
 from collabedit.editing import Editing, Layer
 from collabedit.errors import PlanError
 from collabedit.federation import Federation
@@ -180,6 +180,23 @@ class Plan(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_decoys(self) -> "Plan":
+        if self.closed is None:
+            return self
+        length, columns = self.editing.key_length, max(map(self._columns_of, self.party_ids))
+        largest = self.closed.decoy_reach(
+            residuals=self.energy_limits(self.party_ids).residuals,
+            keys=columns * (self.bounds.key_energy if length is None else length**2),
+        )
+        if largest > self.aggregation.magnitude_bound:
+            raise ValueError(
+                f"aggregation.magnitude_bound {self.aggregation.magnitude_bound:g} has no room for "
+                f"decoys of closed.decoy_bound: they reach {largest:.3g}; raise it and lower "
+                "fractional_bits"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_votes(self) -> "Plan":
         if self.acceptance is None:
             return self
@@ -300,9 +317,10 @@ class Plan(Section):
 
     def layer_length(self, layer: Layer) -> int:
         """Ring elements of one layer's statistics."""
+        outputs = self.summed_outputs(layer)
         if self.aggregation.statistics == "dense":
-            return layer.mapped * (layer.mapped + 1) // 2 + layer.outputs * layer.mapped
-        return (layer.mapped + layer.outputs) * self.aggregation.capacity
+            return layer.mapped * (layer.mapped + 1) // 2 + outputs * layer.mapped
+        return (layer.mapped + outputs) * self.aggregation.capacity
 
     def task_length(self, task: TaskIndex) -> int:
         """Ring elements of one party's contribution to `task`."""
@@ -319,7 +337,8 @@ class Plan(Section):
         """Ring elements by which parties check the merge of `task` (SPEC 6.9); 0 without."""
         if self.closed is None or not self.is_closed(task):
             return 0
-        return self.closed.check_elements(self.tasks[task]) + self.check_tags
+        rows = [layer.mapped + self.summed_outputs(layer) for layer in self.tasks[task]]
+        return self.closed.check_elements(rows) + self.check_tags
 
     @property
     def check_tags(self) -> int:
@@ -353,10 +372,37 @@ class Plan(Section):
         """Cover edits that each party adds; 0 with open sums."""
         return 0 if self.closed is None else self.closed.cover_edits
 
+    @property
+    def decoys(self) -> int:
+        """Rows of noise under the residuals of every layer; 0 without `closed.decoy_bound`.
+
+        One more than all columns together: as many degrees of freedom as the proof asks for.
+        """
+        if self.closed is None or self.closed.decoy_bound is None:
+            return 0
+        return self.max_columns(self.party_ids) + 1
+
+    @property
+    def decoy_deviation(self) -> float:
+        """Standard deviation of their entries; 0 without."""
+        if self.closed is None:
+            return 0.0
+        everybody = self.energy_limits(self.party_ids)
+        return self.closed.decoy_deviation(residuals=everybody.residuals)
+
+    def summed_outputs(self, layer: Layer) -> int:
+        """Rows of T of `layer` as it is summed: d_out, and the decoys."""
+        return layer.outputs + self.decoys
+
     def max_columns(self, parties: Iterable[PartyId]) -> int:
         """Return how many columns of K̃ `parties` may bring together, of whatever kind."""
         members = tuple(parties)
         return self.max_edits(members) + len(members) * (self.max_past_edits + self.cover_edits)
+
+    def _columns_of(self, party: PartyId) -> float:
+        """Columns of K̃ of one party at most, past ones as often as they weigh."""
+        past = 0 if self.memory is None else self.memory.max_edits * max(self.memory.weight, 1)
+        return self.max_edits([party]) + self.cover_edits + past
 
     def statistics_of(self, layer: Layer) -> Statistics:
         """Return what one party's statistics of `layer` may weigh."""
@@ -388,6 +434,15 @@ class Plan(Section):
             past = len(members) * self.memory.max_edits
             keys += past * self.memory.weight * self.bounds.key_energy
         return EnergyLimits(keys, edits * self.bounds.residual_energy)
+
+    def summed_limits(self, parties: Iterable[PartyId]) -> EnergyLimits:
+        """Return what the sums of `parties` may weigh as they are opened: with the decoys."""
+        members = tuple(parties)
+        limits = self.energy_limits(members)
+        if not self.decoys:
+            return limits
+        noise = self.decoy_deviation * decoy_norm(self.decoys, self.max_columns(members))
+        return EnergyLimits(limits.keys, limits.residuals + noise**2)
 
     def to_toml(self) -> str:
         """Write the plan as TOML that `load_plan` reads back to an equal plan."""

@@ -335,7 +335,7 @@ class Simulation:
         if isinstance(contributed, np.ndarray):
             return to_bytes(noisy(self._plan, task, plan_encoding(self._plan).encode(contributed)))
         covered = with_cover(self._plan, contributed, self._randomness[party])
-        return bring(self._plan, party, task, covered)
+        return bring(self._plan, party, task, covered, self._randomness[party])
 
     def _own(self, party: PartyId) -> OwnEdits:
         return OwnEdits(self._plan, party, self._items[party])

@@ -127,19 +127,22 @@ class LowRankUpdate:
         """Multiply out: [d_out, d'] or [d_out, d_in]."""
         return self.left @ self.right
 
-    def canonical(self) -> "LowRankUpdate":
+    def canonical(self, rank: int | None = None) -> "LowRankUpdate":
         """Return the same ΔW in factors that depend on ΔW alone: UΣ^½ and Σ^½Vᵀ of its SVD.
 
         The factors of `merge_sketch` would tell their receiver Y and Z themselves, since Ω is
         public: left·E^½ = ZV, and so on. Costs O((d_out + d')r²) by QR of both factors. Columns are
         ordered by singular value; the largest entry of each left column is positive.
+
+        Args:
+            rank: keep so many of the largest singular values; None keeps all.
         """
         if not self.rank:
             return self
         q_left, r_left = np.linalg.qr(self.left)
         q_right, r_right = np.linalg.qr(self.right.T)
         u, values, vt = np.linalg.svd(r_left @ r_right.T)
-        kept = min(len(values), self.rank)
+        kept = min(len(values), self.rank if rank is None else rank)
         left, right = q_left @ u[:, :kept], vt[:kept] @ q_right.T
         largest = np.abs(left).argmax(axis=0)
         signs = np.sign(left[largest, np.arange(kept)])

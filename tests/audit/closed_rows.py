@@ -12,7 +12,7 @@ from collabedit.intervals import CONFIDENCE
 from collabedit.sketch import Matrix
 from tests.audit.closed_world import Defence, PriorName
 
-AttackName: TypeAlias = Literal["span", "leverage", "kster", "ica", "spectrum"]
+AttackName: TypeAlias = Literal["span", "leverage", "kster", "ica", "spectrum", "residuals"]
 
 RATE = 0.01
 """False positive rate at which true positives are counted."""

@@ -6,12 +6,14 @@ attack on one defence, with a number of parties and of edits, over several draws
 Members are what was edited; with `uploads` a row of a party's own edits counts by itself.
 
 The second table is about what a secret basis leaves: spectrum matching, by the number of edits,
-with and without cover edits, from exact keys and from subjects alone.
+with and without cover edits, from exact keys and from subjects alone; with keys of one length, that
+hides lengths from S and shows them in T; and with decoys under the residuals as well.
 
 It writes a JSON record, prints Markdown, and exits 1
 
-* if a directional attack (all but `spectrum`) on a secret basis is above chance, beyond what one of
-  so many rows may be by accident (Bonferroni at 5 %);
+* if a directional attack (all but `spectrum` and `residuals`) on a secret basis, or any attack on
+  one with keys of one length and decoys, is above chance, beyond what one of so many rows may be by
+  accident (Bonferroni at 5 %);
 * if spectrum matching of `SPECTRUM_EDITS` or more edits in a secret basis has an AUC surely above
   `SPECTRUM_AUC`: it is never quite chance, lengths of keys show through the eigenvalues;
 * if an attack on uploads in clear, or on a sum in the model's coordinates, does not succeed, with
@@ -27,6 +29,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from statistics import NormalDist
+from typing import get_args
 
 import numpy as np
 
@@ -35,6 +38,7 @@ from collabedit.attacks.ica import Demixing
 from collabedit.attacks.kster import MergedSpan
 from collabedit.attacks.leverage import Leverage
 from collabedit.attacks.opened import Source
+from collabedit.attacks.residuals import ResidualLengths
 from collabedit.attacks.span import SumSpan, UploadSpan
 from collabedit.attacks.spectrum import LARGEST, SpectrumMatch
 from collabedit.attacks.views import AggregatorView
@@ -43,6 +47,7 @@ from collabedit.party.edits import load_edits
 from collabedit.sketch import Matrix
 from tests.audit.closed_rows import AttackName, Row, Tally, label, markdown
 from tests.audit.closed_world import (
+    COVERED,
     Defence,
     PriorName,
     World,
@@ -54,12 +59,17 @@ from tests.audit.closed_world import (
 from tests.audit.consoles import wide_console
 
 DEFENCES: tuple[Defence, ...] = ("uploads", "sum", "basis", "basis+covers")
+"""Of the attacks on directions; the others are for attacks by lengths."""
+
 PARTIES = (3, 10)
 EDITS = (30, 60, 200)
 SPECTRUM_SIZES = (1, 2, 3, 5, 10, 20)
 CONTROL = 0.9
 DEMIXABLE = 60
 SPECTRUM_EDITS, SPECTRUM_AUC = 30, 0.75
+RESIDUAL_AUC = 0.55
+BY_LENGTH: tuple[AttackName, ...] = ("spectrum", "residuals")
+RESIDUAL_DEFENCES: tuple[Defence, ...] = ("basis", "basis+lengths", "basis+decoys")
 SLOW = 100
 """Edits from which the attacks that grow fastest have a quarter of the draws."""
 
@@ -76,8 +86,8 @@ class Setting:
     steps: int
 
 
-DEFAULT = Setting(pool=1000, targets=30, draws=8, spectrum_draws=8, edits=EDITS, steps=600)
-QUICK = Setting(pool=200, targets=10, draws=4, spectrum_draws=2, edits=(30, 60), steps=150)
+DEFAULT = Setting(pool=1000, targets=60, draws=8, spectrum_draws=8, edits=EDITS, steps=600)
+QUICK = Setting(pool=200, targets=20, draws=4, spectrum_draws=2, edits=(30, 60), steps=150)
 
 
 def make_attack(
@@ -95,6 +105,8 @@ def make_attack(
             return Demixing(source=source, seed=seed)
         case "spectrum":
             return SpectrumMatch(source=source, covers=covers, seed=seed, steps=steps)
+        case "residuals":
+            return ResidualLengths(source=source)
 
 
 def measure(
@@ -108,7 +120,7 @@ def measure(
     covers: int,
     draws: int,
     steps: int,
-    fixed: bool = False,
+    targets: bool = False,
     seed: int = 0,
 ) -> list[Row]:
     """Run attacks over the same draws.
@@ -123,7 +135,7 @@ def measure(
         covers: of each party, with `basis+covers`.
         draws: how many sessions.
         steps: of annealing.
-        fixed: edit the candidates that have targets, instead of a draw.
+        targets: draw from the candidates that have targets.
         seed: of the draws.
     """
     known = world.priors[prior]
@@ -132,12 +144,13 @@ def measure(
     source: Source = "uploads" if defence == "uploads" else "sum"
     for number in range(draws):
         rng = np.random.default_rng([seed, number, parties, edits])
-        chosen = np.arange(edits) if fixed else rng.permutation(pool)[:edits]
+        chosen = rng.permutation(world.residuals.shape[1] if targets else pool)[:edits]
         shares = deal(rng.permutation(chosen), parties)
         # A basis of its own for each defence, so that rows do not err together.
-        secret = np.random.default_rng([seed, number, parties, edits, DEFENCES.index(defence)])
+        place = get_args(Defence).index(defence)
+        secret = np.random.default_rng([seed, number, parties, edits, place])
         view = view_of(world, shares, defence=defence, covers=covers, rng=secret)
-        added = covers * parties if defence == "basis+covers" else 0
+        added = covers * parties if defence in COVERED else 0
         for name in names:
             attack = make_attack(name, source=source, covers=added, seed=number, steps=steps)
             for about, scores in zip(*_rows(attack, view, world, prior), strict=True):
@@ -151,7 +164,7 @@ def measure(
             prior,
             parties,
             edits,
-            covers if defence == "basis+covers" else 0,
+            covers if defence in COVERED else 0,
             draws,
             *tallies[name].figures(),
         )
@@ -180,11 +193,11 @@ def main_rows(world: World, setting: Setting) -> Iterator[Row]:
                 defence=defence,
                 prior="exact",
                 parties=parties,
-                edits=setting.targets,
+                edits=setting.targets // 2,
                 covers=1,
                 draws=setting.draws,
                 steps=setting.steps,
-                fixed=True,
+                targets=True,
             )
 
 
@@ -213,18 +226,20 @@ def _cell(
 
 def spectrum_rows(world: World, setting: Setting) -> Iterator[Row]:
     """Match spectra of sessions of three parties, or of one edit each if there are fewer edits."""
-    variants: tuple[tuple[PriorName, int], ...] = (
-        ("exact", 0),
-        ("exact", 1),
-        ("exact", 3),
-        ("generic", 0),
+    variants: tuple[tuple[Defence, PriorName, int], ...] = (
+        ("basis", "exact", 0),
+        ("basis+covers", "exact", 1),
+        ("basis+covers", "exact", 3),
+        ("basis", "generic", 0),
+        ("basis+lengths", "exact", 0),
+        ("basis+decoys", "exact", 3),
     )
-    for prior, covers in variants:
+    for defence, prior, covers in variants:
         for edits in (*SPECTRUM_SIZES, *setting.edits):
             yield from measure(
                 world,
                 ("spectrum",),
-                defence="basis+covers" if covers else "basis",
+                defence=defence,
                 prior=prior,
                 parties=3,
                 edits=edits,
@@ -233,17 +248,40 @@ def spectrum_rows(world: World, setting: Setting) -> Iterator[Row]:
                 steps=setting.steps,
                 seed=1,
             )
+    for defence in RESIDUAL_DEFENCES:
+        yield from measure(
+            world,
+            ("residuals",),
+            defence=defence,
+            prior="exact",
+            parties=3,
+            edits=setting.targets // 2,
+            covers=3,
+            draws=setting.draws,
+            steps=setting.steps,
+            targets=True,
+            seed=1,
+        )
+
+
+def is_gated(row: Row) -> bool:
+    """Whether a row may not exceed chance: directions in a basis, and all behind decoys."""
+    return row.closed and (row.attack not in BY_LENGTH or row.defence == "basis+decoys")
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
     """Say which rows are not as the document claims."""
-    gated = [row for row in rows if row.closed and row.attack != "spectrum"]
+    gated = [row for row in rows if is_gated(row)]
     limit = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / max(len(gated), 1))
     found = [f"{label(row)}: above chance" for row in gated if row.above > limit]
     found += [
         f"{label(row)}: AUC above {SPECTRUM_AUC}"
         for row in rows
         if row.attack == "spectrum" and row.edits >= SPECTRUM_EDITS and row.auc.low > SPECTRUM_AUC
+    ]
+    leaking = [row for row in rows if (row.attack, row.defence) == ("residuals", "basis+lengths")]
+    found += [
+        f"{label(row)}: the control does not leak" for row in leaking if row.auc.low < RESIDUAL_AUC
     ]
     found += [
         f"{label(row)}: the control does not leak"

@@ -5,6 +5,7 @@ starts with. A sum is made by the deployed encoding and added in the plan's ring
 bit what unmasking leaves; `tests/security` runs attacks behind the masks themselves.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from collabedit.party.cover import with_cover
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.editor import edited_layers, key_maps, target_settings
 from collabedit.party.editing.gathering import SELF_SAMPLES
+from collabedit.party.editing.key_map import key_scales
 from collabedit.party.editing.keys import compute_keys
 from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.proposal import propose_plan
@@ -42,9 +44,17 @@ from collabedit.proto.messages import Context
 from collabedit.sketch import OVERSAMPLING, Matrix
 from tests.support.randomness import InsecureTestRandomness
 
-Defence: TypeAlias = Literal["uploads", "sum", "basis", "basis+covers"]
+Defence: TypeAlias = Literal[
+    "uploads", "sum", "basis", "basis+covers", "basis+lengths", "basis+decoys"
+]
 """Dense uploads in clear as in the paper; the masked sum, in the model's coordinates; in a secret
-basis; with random keys of each party in it as well."""
+basis; with random keys of each party in it as well; with keys of one length; with keys of one
+length, rows of noise under the residuals, and random keys as well."""
+
+DECOY_BOUND = 0.01
+KEY_LENGTH = 1.0
+COVERED = ("basis+covers", "basis+decoys")
+LEVELLED = ("basis+lengths", "basis+decoys")
 
 PriorName: TypeAlias = Literal["exact", "generic"]
 """What the adversary knows of candidates: records and templates, or the subjects alone."""
@@ -179,6 +189,7 @@ def plan_for(
     sizes: Sequence[int],
     closed: Closed | None,
     statistics: Literal["sketch", "dense"],
+    key_length: float | None = None,
 ) -> Plan:
     """Return `plan` with parties of these numbers of edits, and room for cover edits of each.
 
@@ -193,11 +204,22 @@ def plan_for(
     values["federation"]["parties"] = [party.model_dump() for party in parties]
     values["federation"]["threshold"] = 2 * len(sizes) // 3 + 1
     values["closed"] = None if closed is None else closed.model_dump()
+    values["editing"]["key_length"] = key_length
     covers = 0 if closed is None else closed.cover_edits
+    bound = plan.aggregation.magnitude_bound * len(plan.party_ids) / len(sizes)
+    reach = 0.0
+    if closed is not None:
+        reach = closed.decoy_reach(
+            residuals=sum(room) * plan.bounds.residual_energy,
+            keys=(max(room) + covers) * plan.bounds.key_energy,
+        )
+    # What decoys take of the ring is taken from the fraction.
+    taken = math.ceil(math.log2(max(reach / bound, 1.0)))
     values["aggregation"] |= {
         "statistics": statistics,
         "capacity": sum(room) + covers * len(sizes) + OVERSAMPLING,
-        "magnitude_bound": plan.aggregation.magnitude_bound * len(plan.party_ids) / len(sizes),
+        "fractional_bits": plan.aggregation.fractional_bits - taken,
+        "magnitude_bound": bound * 2**taken,
     }
     return Plan.model_validate(values)
 
@@ -224,12 +246,14 @@ def view_of(
         covers: random keys of each party, with `basis+covers`.
         rng: of basis and covers.
     """
-    is_closed, added = defence.startswith("basis"), covers if defence == "basis+covers" else 0
+    is_closed, added = defence.startswith("basis"), covers if defence in COVERED else 0
+    bound = DECOY_BOUND if defence == "basis+decoys" else None
     plan = plan_for(
         world.plan,
         sizes=[len(share) for share in shares],
-        closed=Closed(cover_edits=added) if is_closed else None,
+        closed=Closed(cover_edits=added, decoy_bound=bound) if is_closed else None,
         statistics="dense" if defence == "uploads" else "sketch",
+        key_length=KEY_LENGTH if defence in LEVELLED else None,
     )
     entry, encoding = plan.editing.layers[0], plan_encoding(plan)
     context = Context(plan.digest, bytes(32), FIRST, bytes(32))
@@ -241,9 +265,13 @@ def view_of(
         wanted = np.zeros((entry.outputs, len(share)))
         known = share < world.residuals.shape[1]
         wanted[:, known] = world.residuals[:, share[known]]
-        statistics = with_cover(plan, [(world.keys[:, share], wanted)], randomness)
+        scales = key_scales(plan.editing, world.keys[:, share])
+        own = [(world.keys[:, share] * scales, wanted * scales)]
+        statistics = with_cover(plan, own, randomness)
         if is_closed:
-            vector = ClosedTask(plan, context, secret).contribute(party, statistics)
+            seed = rng.bytes(32) if plan.decoys else None
+            closed = ClosedTask(plan, context, secret)
+            vector = closed.contribute(party, statistics, decoy_seed=seed)
         else:
             vector = encoding.encode(contribution_vector(plan, FIRST, statistics))
         add_into(total, vector)

@@ -3,6 +3,7 @@
 Run as `python -m tests.audit.parity_table`. Each row is a session of the in-memory federation with
 the deployed state machines, masks and fixed point. *model* rows edit a tiny transformers model in
 float64, each party a copy of its own; *random* rows have random keys and residuals at every layer.
+*Hidden* rows have keys of one length, decoys under the residuals.
 In rows with a *memory* each party brings past edits besides its new ones, weighted by `WEIGHT`.
 The reference is the editor's published closed form (`party/editing/baselines.py`) in one process
 that holds all edits, dense, without sketch, key map or secure sum; in model rows it runs its own
@@ -63,7 +64,10 @@ SCHEDULES: tuple[Schedule, ...] = ("sequential", "parallel")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One session. `errors` are relative, Frobenius, by ascending layer; `seconds` of the row."""
+    """One session. `errors` are relative, Frobenius, by ascending layer; `seconds` of the row.
+
+    `hidden` has keys of one length, decoys under the residuals.
+    """
 
     data: str
     editor: EditorName
@@ -72,6 +76,7 @@ class Row:
     schedule: Schedule
     errors: list[float]
     seconds: float
+    hidden: bool = False
 
     @property
     def ok(self) -> bool:
@@ -217,19 +222,27 @@ def rows(directory: Path) -> Iterator[Row]:
             errors = random_errors(spool, editor, statistics, schedule, seed=100, memory=memory)
         seconds = time.perf_counter() - began
         yield Row(data, editor, remembers, statistics, schedule, errors, seconds)
+    for editor, remembers in product(EDITORS, (False, True)):
+        began, count = time.perf_counter(), count + 1
+        memory = Memory(weight=WEIGHT, max_edits=PAST_EACH) if remembers else None
+        plan = federations[remembers].plan(editor, memory=memory, hidden=True)
+        errors = model_errors(federations[remembers], directory / f"session-{count}", plan)
+        seconds = time.perf_counter() - began
+        yield Row("model", editor, remembers, "sketch", "sequential", errors, seconds, hidden=True)
 
 
 def _table(made: Sequence[Row]) -> Table:
     table = Table(title="merged updates against the centralised closed form, relative error")
     for heading in (
-        *("data", "editor", "memory", "statistics", "schedule"),
+        *("data", "editor", "memory", "hidden", "statistics", "schedule"),
         *("first layer", "later layers", ""),
     ):
         table.add_column(heading)
     for row in made:
         first, *later = row.errors
         table.add_row(
-            *(row.data, row.editor, "yes" if row.memory else "", row.statistics, row.schedule),
+            *(row.data, row.editor, "yes" if row.memory else "", "yes" if row.hidden else ""),
+            *(row.statistics, row.schedule),
             f"{first:.1e}",
             ", ".join(f"{error:.1e}" for error in later),
             "ok" if row.ok else "[red]MISSED[/red]",

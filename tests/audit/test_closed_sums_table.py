@@ -61,7 +61,7 @@ def test_open_directions_leak_and_pass_as_controls(world: World, defence: Defenc
         covers=0,
         draws=20,
         steps=0,
-        fixed=True,
+        targets=True,
     )
     assert [row.recall.value for row in rows] == [1.0, 1.0, 1.0]
     assert not failures(rows)

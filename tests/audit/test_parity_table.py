@@ -51,7 +51,7 @@ def test_a_key_map_that_is_off_is_missed_and_the_status_says_so(
     out = tmp_path / "parity-table.json"
     assert main(["--out", str(out)]) == 1
     record = json.loads(out.read_text())
-    assert record["totals"]["rows"] == record["totals"]["missed"] == 4
+    assert record["totals"]["rows"] == record["totals"]["missed"] == 6
     monkeypatch.undo()
     monkeypatch.setattr(parity_table, "EDITORS", ("memit",))
     monkeypatch.setattr(parity_table, "STATISTICS", ("sketch",))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from collabedit.closed import PROPOSED_MIN_EDITS, Closed
+from collabedit.closed import PROPOSED_DECOY_BOUND, PROPOSED_MIN_EDITS, Closed
 from collabedit.plan import load_plan
 from tests.e2e.test_cli import INPUT, assert_refused, plan_new, words
 from tests.support.processes import Federation, run_here
@@ -33,7 +33,29 @@ def test_every_option_reaches_the_plan(federation: Federation, tmp_path: Path) -
     assert "3 cover edits each, at least 5 edits together" in shown
 
 
-@pytest.mark.parametrize("option", ["check_columns", "check_tolerance", "cover_edits", "min_edits"])
+def test_keys_of_one_length_bring_decoys_along(federation: Federation, tmp_path: Path) -> None:
+    out, other = tmp_path / "plan.toml", tmp_path / "other.toml"
+    run_here(*plan_new(federation, out=out), "--equal-lengths").ok()
+    plan = load_plan(out)
+    assert plan.closed == Closed(decoy_bound=PROPOSED_DECOY_BOUND)
+    assert plan.editing.key_length is not None
+    shown = words(run_here("plan", "show", out).err)
+    assert "residuals hidden to 0.01" in shown
+    assert f"of length {plan.editing.key_length:.4g}" in shown
+    run_here(*plan_new(federation, out=other, decoy_bound=0.5), "--equal-lengths").ok()
+    assert load_plan(other).closed == Closed(decoy_bound=0.5)
+
+
+def test_keys_of_one_length_need_no_closed_sums(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "plan.toml"
+    run_here(*plan_new(federation, out=out, min_edits=None), "--open-sums", "--equal-lengths").ok()
+    assert load_plan(out).closed is None
+    assert load_plan(out).editing.key_length is not None
+
+
+@pytest.mark.parametrize(
+    "option", ["check_columns", "check_tolerance", "cover_edits", "min_edits", "decoy_bound"]
+)
 def test_options_of_closed_sums_mean_nothing_for_open_ones(
     option: str, federation: Federation, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from collabedit.acceptance import Acceptance
+from collabedit.closed import Closed
 from collabedit.crypto.signing import SigningKey
 from collabedit.demo.federation import own_facts
 from collabedit.demo.methods import Share, edit_alone
@@ -21,7 +22,7 @@ from collabedit.party.editing.covariance import Covariance, second_moments
 from collabedit.party.editing.editor import ModelEditor, key_maps
 from collabedit.party.editing.key_map import null_space_size
 from collabedit.party.editing.model import EditableModel, load_model
-from collabedit.party.editing.proposal import CONTEXT_TEMPLATES, propose_plan
+from collabedit.party.editing.proposal import CLOSED, CONTEXT_TEMPLATES, propose_plan
 from collabedit.party.editing.targets import Targets, TargetSettings, compute_targets
 from collabedit.party.edits import Edit, load_edits
 from collabedit.plan import Plan
@@ -115,7 +116,10 @@ class TinyFederation:
         schedule: Schedule = "sequential",
         memory: Memory | None = None,
         acceptance: Acceptance | None = None,
+        hidden: bool = False,
     ) -> Plan:
+        """A plan; `hidden` gives keys one length, and has decoys under the residuals."""
+
         def public(party: PartyId) -> str:
             return self.identities[party].verify_key.to_bytes().hex()
 
@@ -136,6 +140,8 @@ class TinyFederation:
             statistics=statistics,
             memory=memory,
             acceptance=acceptance,
+            equal_lengths=hidden,
+            closed=Closed(decoy_bound=0.01) if hidden else CLOSED,
             **own_parameters(editor, self.covariance.matrices),
         )
 

@@ -40,6 +40,7 @@ from collabedit.aggregator.tiles import TileStore
 from collabedit.crypto.kdf import derive_key, encode_fields
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.ring import RingArray, add_into, subtract_from, to_bytes
+from collabedit.crypto.rng import SystemRandomness
 from collabedit.editing import Layer
 from collabedit.errors import MalformedMessageError
 from collabedit.exchange import (
@@ -57,7 +58,7 @@ from collabedit.party.basis import Rotation
 from collabedit.party.closing import ClosedTask, Statistics, UnverifiedError
 from collabedit.party.contribution import bring, contributed_vector
 from collabedit.party.merge_check import CheckSums, MergeCheck
-from collabedit.party.tolerance import tolerance
+from collabedit.party.tolerance import Magnitude, tolerance
 from collabedit.plan import Plan
 from collabedit.proto.envelope import context_fields
 from collabedit.proto.statements import owner_context
@@ -103,11 +104,13 @@ class ClosedRun(Run):
     """That session."""
 
     def bring(self, party: PartyId, task: TaskIndex) -> None:
-        bring(self.plan, party, task, closed_statistics(self.plan, party))
+        bring(self.plan, party, task, closed_statistics(self.plan, party), SystemRandomness())
 
     def upload(self, party: PartyId, state: s.Contributing) -> None:
         task = state.setup.context.task
-        brought = bring(self.plan, party, task, closed_statistics(self.plan, party))
+        brought = bring(
+            self.plan, party, task, closed_statistics(self.plan, party), SystemRandomness()
+        )
         self.encoded[party] = contributed_vector(state.setup, brought, state.group_secret)
         super().upload(party, state)
 
@@ -247,13 +250,15 @@ def energies(plan: Plan, turned: Statistics) -> Iterator[Fraction]:
 def limits(plan: Plan, layer: Layer, sums: CheckSums, update: LowRankUpdate) -> dict[str, Any]:
     """What the check of a layer rests on and comes to."""
     index = LayerIndex(layer.index)
+    size = float(np.linalg.norm(update.dense()))
     bound = tolerance(
         plan,
         layer,
         sums.sums[index],
-        survivors=sums.survivors,
+        survivors=len(sums.survivors),
         rank=update.rank,
-        size=float(np.linalg.norm(update.dense())),
+        size=size,
+        inexact=Magnitude(size, sums.sums[index].residuals),
     )
     gram, cross = np.split(sums.columns[index], [layer.mapped])
     vectors = plan.editing.ridge * sums.check.vectors(layer) + gram

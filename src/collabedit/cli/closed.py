@@ -4,7 +4,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from collabedit.closed import PROPOSED_MIN_EDITS, Closed
+from collabedit.closed import PROPOSED_DECOY_BOUND, PROPOSED_MIN_EDITS, Closed
 from collabedit.errors import InputError
 
 OpenSumsOption: TypeAlias = Annotated[
@@ -30,6 +30,23 @@ MinEditsOption: TypeAlias = Annotated[
         help="Fewest edits of all parties that an update is applied for; of a new plan 30.",
     ),
 ]
+DecoyBoundOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-6,
+        max=1,
+        help="Hide residuals from the aggregator behind rows of noise, to this total variation, "
+        "like 0.01; default: no such rows.",
+    ),
+]
+EqualLengthsOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--equal-lengths",
+        help="Scale every edit's key to one length, so that sums tell nothing by lengths; with "
+        "--decoy-bound 0.01 unless given. Weighs edits otherwise than the editor as published.",
+    ),
+]
 
 
 def choose_closed(
@@ -39,12 +56,16 @@ def choose_closed(
     check_tolerance: float | None,
     cover_edits: int | None,
     min_edits: int | None,
+    decoy_bound: float | None,
+    equal_lengths: bool,
 ) -> Closed | None:
     """Return the plan's section; what was not given is as the section has it.
 
     Raises:
         InputError: an option that has no meaning with open sums.
     """
+    if equal_lengths and decoy_bound is None and not open_sums:
+        decoy_bound = PROPOSED_DECOY_BOUND
     given = {
         name: value
         for name, value in (
@@ -52,6 +73,7 @@ def choose_closed(
             ("check_tolerance", check_tolerance),
             ("cover_edits", cover_edits),
             ("min_edits", min_edits),
+            ("decoy_bound", decoy_bound),
         )
         if value is not None
     }
@@ -86,8 +108,9 @@ def describe_closed(closed: Closed | None) -> str:
     if closed is None:
         return "open to the aggregator; its merge is not checked"
     cover = f", {closed.cover_edits} cover edits each" if closed.cover_edits else ""
+    decoys = f", residuals hidden to {closed.decoy_bound:g}" if closed.decoy_bound else ""
     fewest = f", at least {closed.min_edits} edits together" if closed.min_edits else ""
     return (
         f"closed; each merge checked by {closed.check_columns} secret vectors to "
-        f"{closed.check_tolerance:g}{cover}{fewest}"
+        f"{closed.check_tolerance:g}{cover}{decoys}{fewest}"
     )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from collabedit.cli.closed import EqualLengthsOption
 from collabedit.cli.console import progress_bar, terminal
 from collabedit.cli.plan import parse_editor
 from collabedit.errors import InputError
@@ -24,6 +25,7 @@ def run(
         Path | None, typer.Option(help="Use this model directory instead of the pinned one.")
     ] = None,
     editor: Annotated[str, typer.Option(help="memit, alphaedit or emmet.")] = "memit",
+    equal_lengths: EqualLengthsOption = False,
 ) -> None:
     """Edit a real model together over gRPC with mutual TLS, and compare with every alternative.
 
@@ -34,5 +36,12 @@ def run(
     chosen = parse_editor(editor)
     if chosen == "ridge":
         raise InputError("--editor ridge: the demo edits with a covariance, which ridge has not")
-    settings = Settings(out=out, cache=cache, edits=edits, model=model, editor=chosen)
+    settings = Settings(
+        out=out,
+        cache=cache,
+        edits=edits,
+        model=model,
+        editor=chosen,
+        equal_lengths=equal_lengths,
+    )
     run_demo(settings, terminal=terminal, stage=progress_bar)

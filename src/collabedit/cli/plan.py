@@ -19,6 +19,8 @@ from collabedit.cli.closed import (
     CheckColumnsOption,
     CheckToleranceOption,
     CoverOption,
+    DecoyBoundOption,
+    EqualLengthsOption,
     MinEditsOption,
     OpenSumsOption,
     choose_closed,
@@ -129,6 +131,8 @@ def new(
     check_tolerance: CheckToleranceOption = None,
     cover_edits: CoverOption = None,
     min_edits: MinEditsOption = None,
+    decoy_bound: DecoyBoundOption = None,
+    equal_lengths: EqualLengthsOption = False,
     epsilon: EpsilonOption = None,
     delta: DeltaOption = None,
     privacy_unit: UnitOption = None,
@@ -160,6 +164,8 @@ def new(
         check_tolerance=check_tolerance,
         cover_edits=cover_edits,
         min_edits=min_edits,
+        decoy_bound=decoy_bound,
+        equal_lengths=equal_lengths,
     )
     moments = None if covariance is None else load_covariance(covariance)
     loaded = load_model(model, dtype=dtype)
@@ -187,6 +193,7 @@ def new(
             history=history,
             overlap=wish,
             closed=closed,
+            equal_lengths=equal_lengths,
             acceptance=choose_acceptance(
                 asked=acceptance,
                 votes=votes,
@@ -222,6 +229,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         *(("continues session", session) for session in plan.model.previous or ()),
         ("editor", f"{editing.editor}, {editing.schedule}, {_parameters(editing)}"),
         ("layers", ", ".join(str(layer.index) for layer in editing.layers)),
+        ("keys", f"of length {editing.key_length:.4g}" if editing.key_length else "as they are"),
         ("covariance", editing.covariance or "none"),
         ("memory", _memory(plan)),
         (

@@ -23,6 +23,8 @@ from collabedit.cli.closed import (
     CheckColumnsOption,
     CheckToleranceOption,
     CoverOption,
+    DecoyBoundOption,
+    EqualLengthsOption,
     MinEditsOption,
     OpenSumsOption,
     choose_closed,
@@ -150,6 +152,8 @@ def run(
     check_tolerance: CheckToleranceOption = None,
     cover_edits: CoverOption = None,
     min_edits: MinEditsOption = None,
+    decoy_bound: DecoyBoundOption = None,
+    equal_lengths: EqualLengthsOption = False,
     out: Annotated[Path | None, typer.Option(help="Report to write, JSON.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
@@ -179,6 +183,8 @@ def run(
         check_tolerance=check_tolerance,
         cover_edits=cover_edits,
         min_edits=min_edits,
+        decoy_bound=decoy_bound,
+        equal_lengths=equal_lengths,
     )
     crashes, crash_task = _crashes(crash or [], len(edits))
     records = [load_edits(path) for path in edits]
@@ -211,6 +217,7 @@ def run(
             statistics="dense" if statistics == "dense" else "sketch",
             overlap=wish,
             closed=closed,
+            equal_lengths=equal_lengths,
             acceptance=choose_acceptance(
                 asked=acceptance,
                 votes=votes,

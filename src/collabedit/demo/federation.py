@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from collabedit.closed import PROPOSED_DECOY_BOUND, Closed
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey, write_private
@@ -123,6 +124,7 @@ def build_federation(
     layers: Sequence[int],
     edits: int,
     editor: EditorName = "memit",
+    equal_lengths: bool = False,
 ) -> DemoFederation:
     """Write a fresh federation: new keys each time, the facts dealt out in turn.
 
@@ -134,6 +136,7 @@ def build_federation(
         layers: to edit.
         edits: how many facts of the project's file, at least one for each party.
         editor: of the plan; not `ridge`, which has no covariance.
+        equal_lengths: give keys one length, and put decoys under the residuals.
     """
     directory.mkdir(parents=True)
     authority = create_authority("throw-away demo authority")
@@ -159,6 +162,8 @@ def build_federation(
         editor=editor,
         covariance_weight=None if editor == "alphaedit" else COVARIANCE_WEIGHT,
         target_steps=TARGET_STEPS,
+        equal_lengths=equal_lengths,
+        closed=Closed(decoy_bound=PROPOSED_DECOY_BOUND if equal_lengths else None),
         timing=Timing(join=600, compute=600, round=120, upload=120, liveness=60),
     )
     federation = DemoFederation(directory, plan, parties, aggregator, own)

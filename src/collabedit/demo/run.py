@@ -61,6 +61,7 @@ class Settings:
     edits: int
     model: Path | None = None
     editor: EditorName = "memit"
+    equal_lengths: bool = False
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ def run_demo(settings: Settings, *, terminal: Console, stage: Stage) -> DemoRepo
         layers=LAYERS,
         edits=settings.edits,
         editor=settings.editor,
+        equal_lengths=settings.equal_lengths,
     )
     terminal.print(
         f"plan [bold]{federation.plan.name}[/], {format_digest(federation.plan.digest)}: "

@@ -12,6 +12,7 @@ from collabedit.attacks.kster import MergedSpan
 from collabedit.attacks.leverage import Leverage, leverage_scores
 from collabedit.attacks.metrics import auc, recall_at
 from collabedit.attacks.opened import decompose, opened_vectors
+from collabedit.attacks.residuals import ResidualLengths
 from collabedit.attacks.spectrum import SpectrumMatch, shares
 from collabedit.attacks.subsets import (
     Problem,
@@ -26,6 +27,8 @@ from collabedit.errors import NumericError
 from collabedit.exchange import contribution_vector, plan_encoding
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party.basis import Rotation
+from collabedit.party.closing import ClosedTask
+from collabedit.proto.messages import Context
 from collabedit.sketch import Matrix
 from collabedit.threat_model import Adversary
 from tests.support.federations import TestFederation, build_federation
@@ -252,3 +255,52 @@ def test_annealing_stays_longer_with_members_than_its_start_does() -> None:
         assert time.sum() == pytest.approx(4)
         gained.append(time[members].sum() - odds[members].sum())
     assert float(np.mean(gained)) > 0
+
+
+# What keys of one length leave, and decoys close.
+
+WIDE = 400
+"""Outputs among which residuals are nearly orthogonal, as a model's are."""
+
+
+def residual_auc(*, levelled: bool, decoys: bool, draws: int) -> float:
+    """Mean AUC of `ResidualLengths`, residuals being of one length before keys are scaled."""
+    values = []
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        section = "decoy_bound = 0.01" if decoys else "check_columns = 4"
+        room: dict[str, object] = {"fractional_bits": 34, "magnitude_bound": 6e7} if decoys else {}
+        setting = build_federation(
+            3,
+            mapped=SIZE,
+            outputs=WIDE,
+            edits_each=4,
+            closed=section,
+            **room,  # type: ignore[arg-type]
+        )
+        plan = setting.plan
+        task = ClosedTask(plan, Context(plan.digest, bytes(32), FIRST, bytes(32)), rng.bytes(32))
+        chosen = rng.permutation(POOL)[:12]
+        residuals = rng.normal(size=(WIDE, 12))
+        residuals *= 10 / np.linalg.norm(residuals, axis=0)
+        scales = 1 / np.linalg.norm(KEYS[:, chosen], axis=0) if levelled else np.ones(12)
+        total: RingArray = np.zeros(plan.task_length(FIRST), dtype=plan_encoding(plan).ring.dtype)
+        for party in plan.party_ids:
+            own = slice(4 * (party - 1), 4 * party)
+            pair = (KEYS[:, chosen[own]] * scales[own], residuals[:, own] * scales[own])
+            seed_ = rng.bytes(32) if decoys else None
+            add_into(total, task.contribute(party, [pair], decoy_seed=seed_))
+        view = AggregatorView(plan, {FIRST: {}}, {FIRST: total}, {FIRST: frozenset(plan.party_ids)})
+        scores = ResidualLengths().run(view, PRIOR).scores[0]
+        values.append(auc(scores, np.isin(np.arange(POOL), chosen)).value)
+    return float(np.mean(values))
+
+
+def test_residuals_tell_the_lengths_that_keys_no_longer_show() -> None:
+    assert residual_auc(levelled=True, decoys=False, draws=24) > 0.58
+
+
+def test_residuals_tell_nothing_behind_decoys_or_of_keys_as_they_are() -> None:
+    # The mean over 12 sessions has a standard deviation of 0.025 under chance.
+    assert abs(residual_auc(levelled=True, decoys=True, draws=12) - 0.5) < 0.1
+    assert abs(residual_auc(levelled=False, decoys=False, draws=12) - 0.5) < 0.1

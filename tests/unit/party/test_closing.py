@@ -56,7 +56,8 @@ class Merging:
         total = np.zeros(plan.task_length(TASK), dtype=plan_encoding(plan).ring.dtype)
         for party in parties:
             given = federation.statistics(party, TASK) if statistics is None else statistics(party)
-            add_into(total, closed(plan).contribute(party, given))
+            seed = bytes([party]) * 32 if plan.decoys else None
+            add_into(total, closed(plan).contribute(party, given, decoy_seed=seed))
         return cls(federation, total, parties)
 
     @property
@@ -350,7 +351,9 @@ def test_the_check_elements_look_uniform() -> None:
         (np.zeros_like(k), np.zeros_like(r)) for k, r in federation.statistics(PartyId(1), TASK)
     ]
     elements = [
-        MergeCheck(plan, context(plan), number.to_bytes(32, "big")).encode(zeros, party=PartyId(1))
+        MergeCheck(plan, context(plan), number.to_bytes(32, "big")).encode(
+            zeros, own=zeros, party=PartyId(1)
+        )
         for number in range(60)
     ]
     # The top bytes of so many elements under so many secrets: χ² of 256 cells.
