@@ -103,13 +103,24 @@ def propose_min_edits(room: int) -> int:
     return PROPOSED_MIN_EDITS
 
 
-def describe_closed(closed: Closed | None) -> str:
-    """Say for people what the aggregator sees of the sums, and who checks its merge."""
+def describe_closed(closed: Closed | None, *, outputs: int) -> str:
+    """Say for people what the aggregator sees of the sums, and who checks its merge.
+
+    Args:
+        closed: the plan's section.
+        outputs: smallest d_out, of which `min_edits` is given as a share: beyond it the row space
+            of an update is no longer that of its edits' keys.
+    """
     if closed is None:
         return "open to the aggregator; its merge is not checked"
     cover = f", {closed.cover_edits} cover edits each" if closed.cover_edits else ""
     decoys = f", residuals hidden to {closed.decoy_bound:g}" if closed.decoy_bound else ""
-    fewest = f", at least {closed.min_edits} edits together" if closed.min_edits else ""
+    share = closed.min_edits / outputs
+    fewest = (
+        f", at least {closed.min_edits} edits together ({share:.2g} d_out)"
+        if closed.min_edits
+        else ""
+    )
     return (
         f"closed; each merge checked by {closed.check_columns} secret vectors to "
         f"{closed.check_tolerance:g}{cover}{decoys}{fewest}"

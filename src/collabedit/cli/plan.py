@@ -221,6 +221,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
     """Print a plan for people, and its digest."""
     plan = load_plan(plan_file)
     editing, aggregation = plan.editing, plan.aggregation
+    outputs = min(layer.outputs for layer in editing.layers)
     table = Table(title=f"plan {plan.name}", show_header=False)
     for label, value in (
         ("digest", format_digest(plan.digest)),
@@ -241,7 +242,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ("collusion", _collusion(plan)),
         ("overlap", _overlap(plan)),
         ("vote", _vote(plan)),
-        ("sums", describe_closed(plan.closed)),
+        ("sums", describe_closed(plan.closed, outputs=outputs)),
         ("privacy", describe_privacy(plan)),
         ("upload", f"{_upload_bytes(plan) / 1e6:.1f} MB each, in {len(plan.tasks)} sums"),
     ):
