@@ -81,6 +81,35 @@ def load_edits(path: Path) -> tuple[Edit, ...]:
     return tuple(_edit(path, number, record) for number, record in enumerate(records, start=1))
 
 
+def load_true_facts(path: Path) -> tuple[Edit, ...]:
+    """Read a file of edits for its true completions: requests for these, in file order.
+
+    The true completion is `target_true` of CounterFact's form, `ground_truth` of EasyEdit's, the
+    first of `answers` of zsRE's. Prompts that measure an edit are left out.
+
+    Raises:
+        EditFileError: a record has none, or see `load_edits`. One line that names file and record.
+    """
+    return tuple(
+        _true_fact(path, number, edit) for number, edit in enumerate(load_edits(path), start=1)
+    )
+
+
+def _true_fact(path: Path, number: int, edit: Edit) -> Edit:
+    if not edit.target_true:
+        raise EditFileError(
+            f"{path}: record {number}: has no true completion to re-assert ('target_true', "
+            "'ground_truth' or 'answers', by its form)"
+        )
+    return Edit(
+        case_id=edit.case_id,
+        prompt=edit.prompt,
+        subject=edit.subject,
+        target_new=edit.target_true,
+        relation=edit.relation,
+    )
+
+
 def subject_template(prompt: str, subject: str) -> str | None:
     """Put `{}` where the subject stands: its last occurrence as whole words, else its last one.
 

@@ -32,8 +32,9 @@ class Editor(Protocol):
     def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int]) -> None:
         """Take up what was decided about each edit, in order, on the model before any update.
 
-        A past edit that edits of this session are about (`past_claims`, in order) is left out. Only
-        where the plan counts overlap, once and before `statistics`.
+        A past edit or re-assertion that edits of this session are about is left out: `past_claims`
+        says how many are, of the past edits in order, then of the re-assertions. Only where the
+        plan counts overlap, once and before `statistics`.
         """
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
@@ -79,6 +80,7 @@ class SessionReport:
         decisions: about one's own edits, in order; empty unless the plan counts overlap.
         past_claims: how many edits of the session are about the same as each past one, in order;
             likewise.
+        reasserted_claims: likewise of each re-assertion.
     """
 
     session_id: str
@@ -86,6 +88,7 @@ class SessionReport:
     digest: str
     decisions: tuple[Decision, ...] = ()
     past_claims: tuple[int, ...] = ()
+    reasserted_claims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,15 +35,23 @@ class OwnEdits:
         items: of its edits, in order.
         past: of the past edits that it brings to the session, in order. They are looked up in the
             tables and not counted.
+        reasserted: of its re-assertions, likewise; counted, they would stand against others' edits.
     """
 
     def __init__(
-        self, plan: Plan, me: PartyId, items: Sequence[Item], *, past: Sequence[Item] = ()
+        self,
+        plan: Plan,
+        me: PartyId,
+        items: Sequence[Item],
+        *,
+        past: Sequence[Item] = (),
+        reasserted: Sequence[Item] = (),
     ) -> None:
         self._plan = plan
         self._me = me
         self._items = tuple(items)
         self._past = tuple(past)
+        self._reasserted = tuple(reasserted)
 
     def brought(self) -> bytes:
         """Return what is fixed before the task's first message, and kept for a restart.
@@ -62,7 +70,7 @@ class OwnEdits:
         brought: bytes | memoryview,
         data: bytes,
     ) -> EditsCounted:
-        """Read the counts of one's own edits, then of the past ones, from what was released.
+        """Read the counts of own edits, past ones, and re-assertions from what was released.
 
         Args:
             setup: of the counting task.
@@ -82,8 +90,8 @@ class OwnEdits:
             tables = counter.open(total, survivors=completed.survivors, own=own)
         except BoundsError as error:
             raise SessionAbortedError(AbortReason.COUNTS_REFUSED, str(error)) from error
-        past = [(item.topic, item.fact) for item in self._past]
-        return EditsCounted(tuple(map(tables.count, (*own, *past))))
+        others = [(item.topic, item.fact) for item in (*self._past, *self._reasserted)]
+        return EditsCounted(tuple(map(tables.count, (*own, *others))))
 
     def decide(self, counts: Sequence[Count]) -> tuple[Decision, ...]:
         """Decide about each edit.
@@ -91,16 +99,22 @@ class OwnEdits:
         Raises:
             JournalError: the counts are of other edits.
         """
-        overlap, known = self._plan.overlap, len(self._items) + len(self._past)
+        overlap = self._plan.overlap
+        known = len(self._items) + len(self._past) + len(self._reasserted)
         if overlap is None or len(counts) != known:
             raise JournalError(
                 f"{len(counts)} edits were counted in this session, and {known} are here: resume "
                 "with the edits, and the memory, that it was begun with"
             )
         own = counts[: len(self._items)]
-        room = self._plan.max_edits([self._me]) - len(self._items)
+        room = self._plan.max_edits([self._me]) - len(self._items) - len(self._reasserted)
         return decide(overlap, self._items, own, room=room)
 
     def past_claims(self, counts: Sequence[Count]) -> tuple[int, ...]:
         """Return how many edits of this session are about the same as each past one."""
-        return tuple(count.claims for count in counts[len(self._items) :])
+        first = len(self._items)
+        return tuple(count.claims for count in counts[first : first + len(self._past)])
+
+    def reasserted_claims(self, counts: Sequence[Count]) -> tuple[int, ...]:
+        """Return how many edits of this session are about the same as each re-assertion."""
+        return tuple(count.claims for count in counts[len(self._items) + len(self._past) :])

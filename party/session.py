@@ -72,6 +72,7 @@ def run_session(
     journal: PartyJournal | None = None,
     items: Sequence[Item] | None = None,
     past_items: Sequence[Item] = (),
+    reasserted_items: Sequence[Item] = (),
     review: Review = accept,
     observer: Observer = _ignore,
 ) -> SessionReport:
@@ -90,6 +91,7 @@ def run_session(
             error it is ended, unless the session can be resumed.
         items: of our edits, in order; needed if the plan counts overlap.
         past_items: of our past edits, in order, if the plan counts overlap.
+        reasserted_items: of our re-assertions, likewise.
         review: told what is decided about our edits before anything that depends on it is sent; may
             raise to leave the session.
         observer: told of every event.
@@ -111,7 +113,9 @@ def run_session(
         enter=enter,
         witness=Witness(member.plan, evidence),
         journal=journal,
-        own=OwnEdits(member.plan, member.me, items or (), past=past_items),
+        own=OwnEdits(
+            member.plan, member.me, items or (), past=past_items, reasserted=reasserted_items
+        ),
         review=review,
         observer=observer,
     )
@@ -131,6 +135,7 @@ def run_session(
         format_digest(session.chain),
         session.decisions,
         session.past_claims,
+        session.reasserted_claims,
     )
 
 
@@ -175,6 +180,7 @@ class _Session:
         self.session_id = b""
         self.decisions: tuple[Decision, ...] = ()
         self.past_claims: tuple[int, ...] = ()
+        self.reasserted_claims: tuple[int, ...] = ()
 
     def run(self, editor: Editor) -> tuple[TaskReport, ...]:
         tasks = len(self._plan.tasks)
@@ -350,8 +356,9 @@ class _Session:
         counts = () if counted is None else counted.counts
         self.decisions = self._own.decide(counts)
         self.past_claims = self._own.past_claims(counts)
+        self.reasserted_claims = self._own.reasserted_claims(counts)
         review(self.decisions)
-        editor.weigh(self.decisions, self.past_claims)
+        editor.weigh(self.decisions, (*self.past_claims, *self.reasserted_claims))
 
     def _report(self, done: TaskCompleted, checks: tuple[CheckedLayer, ...]) -> TaskReport:
         return TaskReport(

@@ -23,6 +23,7 @@ from collabedit.party.editing.covariance import Covariance, load_covariance
 from collabedit.party.editing.key_map import KeyMap, key_scales
 from collabedit.party.editing.keys import compute_keys
 from collabedit.party.editing.model import EditableModel, load_model
+from collabedit.party.editing.reassertion import Reassertions
 from collabedit.party.editing.schedule import residuals
 from collabedit.party.editing.targets import Targets, TargetSettings, compute_targets
 from collabedit.party.editing.updates import apply_saved, load_history
@@ -154,13 +155,23 @@ def _key_map(editing: Editing, layer: Layer, second_moment: Matrix | None) -> Ke
 class _Requests:
     """What is edited: n edits, their targets, and the square roots of their weights, [n].
 
-    `own` are those of the party's edits that are among them.
+    `own` are those of the party's edits that are among them. Re-assertions come last.
     """
 
     own: Sequence[Edit]
     edits: Sequence[Edit]
     targets: Targets
     roots: Matrix
+
+    def with_reassertions(self, added: Reassertions | None) -> "_Requests":
+        """Append re-assertions, each of weight 1."""
+        if added is None or not added.facts:
+            return self
+        edits = [*self.edits, *added.facts]
+        values = torch.cat([self.targets.values, added.targets.values], dim=1)
+        targets = Targets(values, edits_digest(edits), self.targets.settings_digest)
+        roots = np.concatenate([self.roots, np.ones(len(added.facts))])
+        return _Requests(self.own, edits, targets, roots)
 
 
 @dataclass(slots=True)
@@ -177,6 +188,7 @@ class ModelEditor:
             plan's memory allows; it must have one if there are any.
         updates: what was applied so far, in the model's own coordinates.
         text: private general text for the vote on an update; None takes the project's.
+        reassertions: true facts that are edited in beside `edits`; they measure nothing.
     """
 
     plan: Plan
@@ -188,6 +200,7 @@ class ModelEditor:
     batch_size: int = 32
     past: Sequence[Edit] = field(default=(), repr=False)
     text: str | None = field(default=None, repr=False)
+    reassertions: Reassertions | None = field(default=None, repr=False)
     _undos: list[Undo] = field(default_factory=list, init=False, repr=False)
     _requests: _Requests = field(init=False, repr=False)
     _brought: Sequence[Edit] = field(init=False, repr=False)
@@ -201,7 +214,8 @@ class ModelEditor:
 
     def _bring_everything(self) -> None:
         ones = np.ones(len(self.edits))
-        self._requests = _Requests(self.edits, self.edits, self.targets, ones)
+        own = _Requests(self.edits, self.edits, self.targets, ones)
+        self._requests = own.with_reassertions(self.reassertions)
         self._brought = self.past
 
     def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int] = ()) -> None:
@@ -211,14 +225,19 @@ class ModelEditor:
 
         Args:
             decisions: about each edit.
-            past_claims: of each past edit, how many edits of this session are about the same; with
-                any it is left out. () knows of none.
+            past_claims: of each past edit, then of each re-assertion, how many edits of this
+                session are about the same; with any it is left out. () knows of none.
 
         Raises:
             ValueError: another number of decisions than of edits, or of counts than of past ones.
         """
-        claims = past_claims or (0,) * len(self.past)
-        self._brought = [edit for edit, count in zip(self.past, claims, strict=True) if not count]
+        facts = () if self.reassertions is None else self.reassertions.facts
+        claims = past_claims or (0,) * (len(self.past) + len(facts))
+        remembered, reasserted = claims[: len(self.past)], claims[len(self.past) :]
+        self._brought = [
+            edit for edit, count in zip(self.past, remembered, strict=True) if not count
+        ]
+        unclaimed = [not count for _, count in zip(facts, reasserted, strict=True)]
         chosen = list(zip(self.edits, decisions, strict=True))
         kept = [index for index, (_, decision) in enumerate(chosen) if decision.is_kept]
         added = [
@@ -242,7 +261,8 @@ class ModelEditor:
             values = torch.cat([values, fresh.values], dim=1)
         targets = Targets(values, edits_digest(edits), self.targets.settings_digest)
         roots = np.sqrt(np.array(weights, dtype=np.float64))
-        self._requests = _Requests(own, edits, targets, roots)
+        left = None if self.reassertions is None else self.reassertions.kept(unclaimed)
+        self._requests = _Requests(own, edits, targets, roots).with_reassertions(left)
 
     def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
         """Return K̃ [d', n + p] and R [d_out, n] of each layer, on the model as edited so far.

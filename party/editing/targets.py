@@ -18,6 +18,7 @@ time. Blocks up to the edited one run once; logits are taken only where a loss n
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -155,6 +156,7 @@ def compute_targets(
     templates: Sequence[str],
     settings: TargetSettings,
     batch_size: int = 8,
+    least_updates: int = 0,
     weights: str | None = None,
     progress: Progress | None = None,
 ) -> Targets:
@@ -168,6 +170,7 @@ def compute_targets(
         settings: of the search.
         batch_size: edits searched at the same time; changes memory and time; results
             only by rounding, which float32 and Adam can amplify to 1e-4 of the change.
+        least_updates: of δ, before a low loss ends a search; `settings.steps` ends it anyhow.
         weights: as `settings_digest` has it.
         progress: called with the number of finished edits and n.
 
@@ -185,7 +188,10 @@ def compute_targets(
     done = 0
     widths = [max(map(len, problem.rows)) for problem in problems]
     for batch in batches_by_length(widths, batch_size):
-        for index, target in _search(model, layer, [problems[i] for i in batch], settings):
+        searched = _search(
+            model, layer, [problems[i] for i in batch], settings, least_updates=least_updates
+        )
+        for index, target in searched:
             values[:, batch[index]] = target.to("cpu", precision)
             done += 1
             if progress:
@@ -320,7 +326,12 @@ class _Batch:
 
 
 def _search(
-    model: EditableModel, layer: int, problems: Sequence[_Problem], settings: TargetSettings
+    model: EditableModel,
+    layer: int,
+    problems: Sequence[_Problem],
+    settings: TargetSettings,
+    *,
+    least_updates: int,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (index in the batch, z* [d_model]) as edits finish."""
     batch = _Batch(model, layer, problems)
@@ -348,9 +359,10 @@ def _search(
             if value != value:  # noqa: PLR0124  # NaN is the only value unequal to itself
                 raise NumericError(f"edit {problems[index].case_id}: the loss is not a number")
         optimiser.zero_grad(set_to_none=True)
-        kept = [slot for slot, value in enumerate(values) if value >= settings.stop_loss]
+        stop_loss = settings.stop_loss if step >= least_updates else -math.inf
+        kept = [slot for slot, value in enumerate(values) if value >= stop_loss]
         for slot, value in enumerate(values):
-            if value < settings.stop_loss:
+            if value < stop_loss:
                 index = active[slot]
                 yield index, (batch.start[index] + deltas[index]).detach()
         if not kept:

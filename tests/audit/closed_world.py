@@ -117,16 +117,8 @@ def load_world(
         priors: which ones.
         report: told what is done next.
     """
-    model = load_model(fetch_demo_model(cache, report), device="cpu")
-    pieces = Cache(cache / "experiments")
-    source = CovarianceSource(
-        source=SELF_SAMPLES,
-        tokens=COVARIANCE_TOKENS,
-        window=COVARIANCE_WINDOW,
-        seed=COVARIANCE_SEED,
-    )
-    covariance = pieces.covariance(model, LAYERS, source)
-    plan = _propose(model, covariance)
+    model, covariance, pieces = load_demo(cache, report)
+    plan = demo_plan(model, covariance, max_edits=1)
     templates = plan.editing.context_templates
     first = plan.editing.layers[0]
     maps = {first.index: key_maps(plan, covariance)[first.index]}
@@ -147,8 +139,23 @@ def load_world(
     return World(plan.model_copy(update={"editing": only}), known, wanted, name)
 
 
-def _propose(model: EditableModel, covariance: Covariance) -> Plan:
-    """The demo's plan; edits and parties are put in later."""
+def load_demo(
+    cache: Path, report: Callable[[str], None]
+) -> tuple[EditableModel, Covariance, Cache]:
+    """Load the demo's model and second moments, and where pieces of it are kept."""
+    model = load_model(fetch_demo_model(cache, report), device="cpu")
+    pieces = Cache(cache / "experiments")
+    source = CovarianceSource(
+        source=SELF_SAMPLES,
+        tokens=COVARIANCE_TOKENS,
+        window=COVARIANCE_WINDOW,
+        seed=COVARIANCE_SEED,
+    )
+    return model, pieces.covariance(model, LAYERS, source), pieces
+
+
+def demo_plan(model: EditableModel, covariance: Covariance, *, max_edits: int) -> Plan:
+    """Write the demo's plan for three parties with so many edits each."""
     public = {party: key.verify_key.to_bytes().hex() for party, key in new_identities(3).items()}
     return propose_plan(
         model,
@@ -156,7 +163,7 @@ def _propose(model: EditableModel, covariance: Covariance) -> Plan:
         name="closed-sums",
         model_name="demo",
         parties=[
-            Party(name=f"party-{party}", identity=public[PartyId(party)], max_edits=1)
+            Party(name=f"party-{party}", identity=public[PartyId(party)], max_edits=max_edits)
             for party in (1, 2, 3)
         ],
         aggregator=Coordinator(name="aggregator", identity=public[AGGREGATOR]),

@@ -15,6 +15,7 @@ from collabedit.editing import EditorName
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId
 from collabedit.memory import Memory
 from collabedit.party.editing.editor import ModelEditor
+from collabedit.party.editing.reassertion import Reassertions
 from collabedit.party.items import edit_items
 from collabedit.party.member import Member, SessionReport
 from collabedit.party.session import run_session
@@ -53,6 +54,7 @@ def run_sessions(
                 own,
                 items=edit_items(own.edits),
                 past_items=edit_items(own.past) if plan.overlap is not None else (),
+                reasserted_items=edit_items(own.reassertions.facts) if own.reassertions else (),
             )
         except BaseException as error:  # noqa: BLE001  shown by the test
             failed[party] = error
@@ -113,3 +115,29 @@ def test_a_past_edit_that_somebody_edits_now_is_left_out(
     assert list(own._brought) == list(own.past)
     with pytest.raises(ValueError, match="argument 2"):
         own.weigh(list(reports[PartyId(1)].decisions), (0,))
+
+
+def test_a_re_assertion_that_somebody_edits_stands_back(
+    federation: TinyFederation, tmp_path: Path
+) -> None:
+    """Party 1 re-asserts two facts; party 2 edits the first of them, to something else."""
+    plan = with_overlap(federation.plan("memit"), "majority")
+    editors = federation.first(1).editors(plan)
+    share = federation.shares[PartyId(1)]
+    own = editors[PartyId(1)]
+    targets = replace(share.targets, values=share.targets.values[:, 1:])
+    own.reassertions = Reassertions(tuple(share.edits[1:]), targets)
+    own.rollback()  # takes up what it was given
+    other = editors[PartyId(2)]
+    other.edits = (replace(share.edits[1], target_new="nothing of the kind"),)
+    other.rollback()
+    reports = run_sessions(federation, plan, editors, tmp_path)
+    # The edit wins although the re-assertion says otherwise: that is not counted.
+    assert [decision.is_kept for decision in reports[PartyId(2)].decisions] == [True]
+    claims = {int(party): report.reasserted_claims for party, report in reports.items()}
+    assert claims == {1: (1, 0), 2: (), 3: ()}
+    assert reports[PartyId(1)].past_claims == ()
+    ((_, residuals), _) = own.statistics(plan.editing.layers)
+    assert residuals.shape[1] == 2
+    for editor in editors.values():
+        editor.rollback()

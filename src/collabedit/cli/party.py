@@ -31,6 +31,15 @@ from collabedit.cli.credentials import (
 from collabedit.cli.memory import MemoryOption, OwnMemory, selection_report, tell_selection
 from collabedit.cli.memory import app as memory_app
 from collabedit.cli.plan import check_count
+from collabedit.cli.reassertion import FILE as REASSERTIONS_FILE
+from collabedit.cli.reassertion import (
+    ReassertCountOption,
+    ReassertOption,
+    read_wish,
+    reasserted_items,
+    reassertion_report,
+    take_reassertions,
+)
 from collabedit.cli.results import check_output, check_previous, save_update, write_report
 from collabedit.cli.review import OVERLAP_FILE, overlap_review
 from collabedit.crypto.kdf import transcript_hash
@@ -51,6 +60,7 @@ from collabedit.proto.evidence_file import EvidenceFolder
 
 if TYPE_CHECKING:
     from collabedit.party.editing.model import EditableModel
+    from collabedit.party.editing.reassertion import Reassertions, Wish
     from collabedit.party.editing.selection import Selection
     from collabedit.party.editing.targets import Targets
 
@@ -107,11 +117,14 @@ def _open_journal(
     name: str,
     edits: tuple[Edit, ...],
     past: tuple[Edit, ...],
+    wish: "Wish | None",
     *,
     key: Path | None,
     abandon: bool,
 ) -> PartyJournal:
     brought = (edits_digest(edits), *((edits_digest(past),) if past else ()))
+    if wish is not None:
+        brought += ("reassertions", wish.digest)
     journal = PartyJournal(
         work,
         randomness=SystemRandomness(),
@@ -207,14 +220,19 @@ def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: 
     return targets
 
 
-def _select(memory: OwnMemory, targets: "Targets") -> tuple["Selection", Recollection]:
-    """Decide which edits are edited and which past ones are brought, and say so."""
+def _requests(
+    model: "EditableModel", memory: OwnMemory, wish: "Wish | None", work: Path, *, resumes: bool
+) -> tuple["Selection", Recollection, "Reassertions | None"]:
+    """Decide which edits are edited, which past ones and what else is brought, and say so."""
     from collabedit.party.editing.selection import select_edits
 
-    chosen = select_edits(memory.edits, targets, memory.plan.editing.skip_residual)
+    plan = memory.plan
+    targets = _targets(plan, model, memory.edits, work / TARGETS_FILE)
+    chosen = select_edits(memory.edits, targets, plan.editing.skip_residual)
     recollection = memory.recall(chosen.held)
-    tell_selection(memory.plan, chosen.held, recollection)
-    return chosen, recollection
+    tell_selection(plan, chosen.held, recollection)
+    added = take_reassertions(plan, model, wish, chosen, work, past=memory.past, resumes=resumes)
+    return chosen, recollection, added
 
 
 def _checked_ledger(
@@ -242,20 +260,28 @@ def prepare(
     model: ModelOption,
     edits: EditsOption,
     work: WorkOption,
+    reassert: ReassertOption = None,
+    reassert_count: ReassertCountOption = None,
     previous: PreviousOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Compute the targets of one's edits offline, the longest part of taking part."""
     from collabedit.party.editing.editor import load_plan_model
+    from collabedit.party.editing.selection import select_edits
 
     plan = load_plan(plan_file)
     records = _own_edits(plan, name, edits)
+    wish = read_wish(plan, name, records, work, file=reassert, count=reassert_count)
     _prepare_directory(work)
     _use_threads(threads)
     loaded = load_plan_model(plan, model, device=device, previous=previous or ())
-    _targets(plan, loaded, records, work / TARGETS_FILE)
+    targets = _targets(plan, loaded, records, work / TARGETS_FILE)
     say(f"{len(records)} targets are in {work / TARGETS_FILE} (private)")
+    chosen = select_edits(records, targets, plan.editing.skip_residual)
+    made = take_reassertions(plan, loaded, wish, chosen, work)
+    if made is not None:
+        say(f"{len(made.facts)} re-assertions are in {work / REASSERTIONS_FILE} (private)")
 
 
 @app.command("join")
@@ -273,6 +299,8 @@ def join(
     covariance: Annotated[
         Path | None, typer.Option(help="The plan's covariance file, if it has one.")
     ] = None,
+    reassert: ReassertOption = None,
+    reassert_count: ReassertCountOption = None,
     previous: PreviousOption = None,
     memory: MemoryOption = None,
     output: Annotated[
@@ -329,10 +357,11 @@ def join(
         raise InputError("--review: the plan counts no overlap, there is nothing to look at")
     check_previous(previous or (), work / UPDATE_FILE)
     text = _assessment_text(plan, assessment_text)
+    wish = read_wish(plan, name, records, work, file=reassert, count=reassert_count)
     _prepare_directory(work)
     own_memory = OwnMemory.open(plan, work, records, file=memory, key_file=journal_key)
     with _open_journal(
-        work, plan, name, records, own_memory.past, key=journal_key, abandon=abandon
+        work, plan, name, records, own_memory.past, wish, key=journal_key, abandon=abandon
     ) as journal:
         unfinished = journal.unfinished
         own_memory.check(unfinished)
@@ -355,8 +384,9 @@ def join(
             maps = key_maps(plan, load_plan_covariance(plan, covariance))
             loaded = load_plan_model(plan, model, device=device, previous=previous or ())
         with watch.phase("targets"):
-            targets = _targets(plan, loaded, records, work / TARGETS_FILE)
-        chosen, recollection = _select(own_memory, targets)
+            chosen, recollection, added = _requests(
+                loaded, own_memory, wish, work, resumes=unfinished is not None
+            )
         editor = ModelEditor(
             plan,
             loaded,
@@ -365,6 +395,7 @@ def join(
             maps,
             past=recollection.edits,
             text=text,
+            reassertions=added,
         )
         channel = GrpcChannel(
             connect,
@@ -388,6 +419,7 @@ def join(
                     journal=journal,
                     items=None if plan.overlap is None else edit_items(chosen.edits),
                     past_items=() if plan.overlap is None else edit_items(recollection.edits),
+                    reasserted_items=reasserted_items(plan, added),
                     review=overlap_review(work / OVERLAP_FILE, ask=review),
                     observer=observe,
                 )
@@ -408,7 +440,10 @@ def join(
             session,
             watch.seconds,
             channel,
-            selection_report(plan, chosen.held, recollection, session),
+            {
+                **selection_report(plan, chosen.held, recollection, session),
+                **reassertion_report(added, session),
+            },
         )
         journal.end()
         say(f"update written to {work / UPDATE_FILE}")

@@ -146,6 +146,7 @@ class Cache:
         layer: int,
         templates: Sequence[str],
         settings: TargetSettings,
+        least_updates: int = 0,
     ) -> Targets:
         """Read z* of edits on the model as it is now, searching for those that are not there.
 
@@ -153,11 +154,17 @@ class Cache:
             z* in the order of `edits`; one file each, so that any set of edits finds its own.
         """
         common = settings_digest(model, layer=layer, templates=templates, settings=settings)
-        paths = {edit: self._target_path(common, edit) for edit in dict.fromkeys(edits)}
+        searched = common if not least_updates else f"{common} {least_updates}"
+        paths = {edit: self._target_path(searched, edit) for edit in dict.fromkeys(edits)}
         missing = [edit for edit, path in paths.items() if not path.exists()]
         if missing:
             found = compute_targets(
-                model, missing, layer=layer, templates=templates, settings=settings
+                model,
+                missing,
+                layer=layer,
+                templates=templates,
+                settings=settings,
+                least_updates=least_updates,
             )
             for column, edit in enumerate(missing):
                 save_tensors(

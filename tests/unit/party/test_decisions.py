@@ -6,10 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collabedit.errors import JournalError
+from collabedit.ids import PartyId
 from collabedit.overlap import Overlap, Policy
 from collabedit.party.counting import Count
 from collabedit.party.decisions import Decision, decide
 from collabedit.party.items import Item
+from collabedit.party.overlap import OwnEdits
+from tests.support.federations import build_federation
+from tests.support.overlaps import with_overlap
 
 
 def overlap(policy: Policy) -> Overlap:
@@ -93,3 +98,20 @@ def test_the_report_has_names_and_numbers_only() -> None:
 def test_counts_of_other_edits_are_no_decisions() -> None:
     with pytest.raises(ValueError, match="argument"):
         decide(overlap("keep"), [Item("1", bytes(32), bytes(32))], [], room=0)
+
+
+def test_re_assertions_take_room_from_paraphrases_and_are_told_apart_from_past_edits() -> None:
+    plan = with_overlap(build_federation(3).plan, "augment")
+    me, room = PartyId(1), plan.max_edits([PartyId(1)])
+    edit = Item("7", bytes(32), bytes(32), paraphrases=9)
+    other = Item("8", bytes([1]) * 32, bytes(32))
+    counts = [Count(3, 2), Count(4, 0)]
+    for reasserted in (0, room - 2, room - 1):
+        own = OwnEdits(plan, me, [edit], past=[other], reasserted=[other] * reasserted)
+        told = [*counts, *(Count(number, 0) for number in range(reasserted))]
+        (decision,) = own.decide(told)
+        assert decision.added == min(2, room - 1 - reasserted)
+        assert own.past_claims(told) == (4,)
+        assert own.reasserted_claims(told) == tuple(range(reasserted))
+        with pytest.raises(JournalError, match="were counted in this session"):
+            own.decide(told[:-1])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from collabedit.errors import EditFileError
-from collabedit.party.edits import Edit, edits_digest, load_edits
+from collabedit.party.edits import Edit, edits_digest, load_edits, load_true_facts
 
 COUNTERFACT: dict[str, Any] = {
     "case_id": 7,
@@ -224,3 +224,26 @@ def test_digest_depends_on_content_and_order(tmp_path: Path) -> None:
     again = load_edits(write(tmp_path, "\n".join(map(json.dumps, (COUNTERFACT, FLAT))), "b.jsonl"))
     assert edits_digest(edits) == edits_digest(again)
     assert edits_digest(edits) != edits_digest(edits[::-1])
+
+
+def test_true_facts_are_asked_for_in_every_form(tmp_path: Path) -> None:
+    facts = load_true_facts(write(tmp_path, [COUNTERFACT, FLAT, ZSRE]))
+    assert facts == (
+        Edit("7", "{} plays the", "Zed Qux", "guitar", relation="P1303"),
+        Edit("8", "The instrument of {} is", "Zed Qux", "guitar"),
+        Edit("3", "What does {} play?", "Zed Qux", "guitar"),
+    )
+
+
+@pytest.mark.parametrize(
+    "record",
+    [without(FLAT, "ground_truth"), {**FLAT, "ground_truth": " "}, {**ZSRE, "answers": []}],
+)
+def test_a_record_without_a_true_completion_is_named(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    path = write(tmp_path, [COUNTERFACT, record])
+    with pytest.raises(EditFileError, match="record 2: has no true completion") as caught:
+        load_true_facts(path)
+    assert str(path) in str(caught.value)
+    assert "Zed" not in str(caught.value)

@@ -31,7 +31,7 @@ Edits = tuple[Edit, ...]
 
 
 def naive_target(
-    model: EditableModel, edit: Edit, settings: TargetSettings
+    model: EditableModel, edit: Edit, settings: TargetSettings, least_updates: int = 0
 ) -> tuple[Tensor, list[float]]:
     """MEMIT's compute_z for one edit: every row by itself, whole forward passes, plain Adam."""
     target = target_ids(model, edit.target_new)
@@ -67,7 +67,7 @@ def naive_target(
             + settings.weight_decay * delta.norm() / start.norm() ** 2
         )
         losses.append(float(loss.detach()))
-        if loss < settings.stop_loss or step == settings.steps - 1:
+        if step == settings.steps - 1 or (step >= least_updates and loss < settings.stop_loss):
             break
         loss.backward()
         optimiser.step()
@@ -107,6 +107,26 @@ def test_batched_search_equals_one_edit_at_a_time(
     naive = [naive_target(model, edit, settings) for edit in edits]
     expected = torch.stack([target for target, _ in naive], dim=1)
     torch.testing.assert_close(compute(model, edits, settings), expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("least_updates", [1, 3, 99])
+def test_a_low_loss_ends_no_search_before_its_least_updates(
+    model: EditableModel, edits: Edits, least_updates: int
+) -> None:
+    at_once = dataclasses.replace(SETTINGS, stop_loss=1e9)
+    naive = [naive_target(model, edit, at_once, least_updates) for edit in edits]
+    assert {len(losses) for _, losses in naive} == {min(least_updates + 1, SETTINGS.steps)}
+    expected = torch.stack([target for target, _ in naive], dim=1)
+    found = compute_targets(
+        model,
+        edits,
+        layer=LAYER,
+        templates=TEMPLATES,
+        settings=at_once,
+        least_updates=least_updates,
+    )
+    torch.testing.assert_close(found.values, expected, rtol=1e-8, atol=1e-8)
+    assert not torch.allclose(found.values, compute(model, edits, at_once))
 
 
 def test_the_case_covers_early_and_late_stops(model: EditableModel, edits: Edits) -> None:
