@@ -19,7 +19,17 @@ import pytest
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 Json: TypeAlias = Any
-NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes", "closed")
+NAMES = (
+    "proto",
+    "session",
+    "refusals",
+    "evidence",
+    "graph",
+    "counting",
+    "votes",
+    "closed",
+    "decoys",
+)
 
 ISOLATED = """
 import runpy, sys
@@ -77,6 +87,7 @@ def verify(beside_the_vectors: None) -> Callable[..., list[str]]:
         ("generate_counting.py", ["counting"]),
         ("generate_votes.py", ["votes"]),
         ("generate_closed.py", ["closed"]),
+        ("generate_decoys.py", ["decoys"]),
     ],
 )
 def test_the_code_still_produces_the_committed_vectors(
@@ -260,16 +271,17 @@ def test_the_counting_task_has_what_a_second_implementation_could_get_wrong() ->
 
 
 def is_input_of_closed(path: str) -> bool:
-    """Whether the verifier takes a value of closed.json as it is; the tests after the next."""
+    """Whether the verifier takes a value of a closed task as it is; the tests after the next."""
     if path.startswith("refusals"):
         return not path.endswith(".reason")
-    return path.startswith("rotations") and ".turned" not in path
+    return ".edits" in path or (path.startswith("rotations") and ".turned" not in path)
 
 
-def test_every_altered_value_of_the_closed_task_is_named(
-    verify: Callable[..., list[str]],
+@pytest.mark.parametrize("name", ["closed", "decoys"])
+def test_every_altered_value_of_a_closed_task_is_named(
+    name: str, verify: Callable[..., list[str]]
 ) -> None:
-    content, altered = read("closed"), {}
+    content, altered = read(name), {}
     for path, kind, container, key in list(leaves(content)):
         if is_input(path) or is_input_of_closed(path) or kind in altered:
             continue
@@ -278,44 +290,54 @@ def test_every_altered_value_of_the_closed_task_is_named(
             container[key] = (float.fromhex(container[key]) + 1e-6).hex()
         else:
             alter(container, key)
-    found = {line.split(": ")[1] for line in verify(closed=content)}
+    found = {line.split(": ")[1] for line in verify(**{name: content})}
     assert len(altered) > 110
     assert [path for path in altered.values() if path not in found] == []
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("name", "path"),
     [
-        "plan.toml",
-        "tasks[0].parties.1.seed",
-        "tasks[0].parties.1.statistics[0].keys[0][0]",
-        "tasks[0].parties.2.statistics[1].residuals[2][0]",
-        "tasks[0].parties.4.statistics[1].keys[5][1]",  # a cover edit
-        "tasks[0].bundle",
-        "rotations[0].columns[0][0]",
-        "rotations[1].key",
-        "rotations[2].columns[64][1]",
-        "rotations[3].key",
+        ("closed", "plan.toml"),
+        ("closed", "tasks[0].parties.1.seed"),
+        ("closed", "tasks[0].parties.1.statistics[0].keys[0][0]"),
+        ("closed", "tasks[0].parties.2.statistics[1].residuals[2][0]"),
+        ("closed", "tasks[0].parties.4.statistics[1].keys[5][1]"),  # a cover edit
+        ("closed", "tasks[0].bundle"),
+        ("closed", "rotations[0].columns[0][0]"),
+        ("closed", "rotations[1].key"),
+        ("closed", "rotations[2].columns[64][1]"),
+        ("closed", "rotations[3].key"),
+        ("decoys", "plan.toml"),
+        ("decoys", "tasks[0].parties.1.edits[0].keys[0][0]"),
+        ("decoys", "tasks[0].parties.1.edits[0].residuals[2][1]"),
+        ("decoys", "tasks[0].parties.2.edits[0].past[5][0]"),
+        ("decoys", "tasks[0].parties.2.statistics[0].keys[3][1]"),  # a past edit
+        ("decoys", "tasks[0].parties.4.statistics[0].keys[5][1]"),  # a cover edit
+        ("decoys", "tasks[0].parties.1.statistics[0].decoys[0][0]"),
+        ("decoys", "tasks[0].parties.4.statistics[0].decoys[13][1]"),  # under a cover edit
+        ("decoys", "tasks[0].bundle"),
     ],
 )
-def test_every_altered_input_of_the_closed_task_is_noticed(
-    path: str, verify: Callable[..., list[str]]
+def test_every_altered_input_of_a_closed_task_is_noticed(
+    name: str, path: str, verify: Callable[..., list[str]]
 ) -> None:
-    content = read("closed")
+    content = read(name)
     for here, _, container, key in list(leaves(content)):
         if here == path:
             alter(container, key)
-    assert content != read("closed")
-    assert verify(closed=content)
+    assert content != read(name)
+    assert verify(**{name: content})
 
 
+@pytest.mark.parametrize("name", ["closed", "decoys"])
 def test_every_altered_refusal_of_a_closed_bundle_is_named(
-    verify: Callable[..., list[str]],
+    name: str, verify: Callable[..., list[str]]
 ) -> None:
-    content = read("closed")
+    content = read(name)
     for case in content["refusals"]:
         case["reason"] = "MERGE_UNVERIFIED" if case["reason"] is None else None
-    named = {line.split("[")[1].split("]")[0] for line in verify(closed=content)}
+    named = {line.split("[")[1].split("]")[0] for line in verify(**{name: content})}
     assert named == {str(i) for i in range(len(content["refusals"]))}
 
 
@@ -335,6 +357,39 @@ def test_the_closed_task_has_what_a_second_implementation_could_get_wrong() -> N
     assert set(reasons) == {None, "MERGE_UNVERIFIED", "TOO_FEW_EDITS", "MALFORMED_MESSAGE"}
     bundles = {case["bundle"] for case in content["refusals"]}
     assert len(bundles) == len(reasons) - 2  # shown to other survivors
+
+
+def test_the_decoys_have_what_a_second_implementation_could_get_wrong() -> None:
+    content = read("decoys")
+    (task,) = content["tasks"]
+    shown = task["closed"]["8"]
+    assert task["survivors"] == [1, 2, 4]
+    # Five edits, four past ones, four covers, and one more.
+    assert task["decoys"]["rows"] == 14
+    assert task["decoys"]["energy"] != task["decoys"]["energy_of_all"]
+    assert (len(shown["u"]), len(shown["opened"]), len(shown["left"][0])) == (19, 5, 4)
+    brought = {party: given["integers"][:2] for party, given in task["parties"].items()}
+    assert brought == {"1": [3, 2], "2": [3, 1], "3": [2, 1], "4": [2, 1]}
+    for given in task["parties"].values():
+        (layer,) = given["statistics"]
+        assert (len(layer["residuals"]), len(layer["decoys"])) == (5, 14)
+        assert len(layer["decoys"][0]) == len(layer["keys"][0]) > len(layer["residuals"][0])
+    reasons = {case["case"]: case["reason"] for case in content["refusals"]}
+    assert set(reasons.values()) == {
+        None,
+        "MERGE_UNVERIFIED",
+        "TOO_FEW_EDITS",
+        "MALFORMED_MESSAGE",
+    }
+    for case, beyond in (
+        ("residuals' rows just within what is allowed", "residuals' rows just beyond"),
+        ("decoys' rows just within 6.6(e)", "decoys' rows just beyond 6.6(e)"),
+        (
+            "larger residuals than said, just within 6.6(e)",
+            "larger residuals than said, just beyond 6.6(e)",
+        ),
+    ):
+        assert reasons[case] is None is not reasons[beyond]
 
 
 def test_an_update_that_is_off_by_more_than_the_tolerance_is_noticed(

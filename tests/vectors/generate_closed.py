@@ -15,10 +15,11 @@ import json
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from generate_session import (
@@ -34,23 +35,24 @@ from generate_session import (
     write,
 )
 
+from collabedit import exchange
 from collabedit.aggregator.opening import OpenedTask, Outcome
 from collabedit.aggregator.states import Opening
 from collabedit.aggregator.tiles import TileStore
 from collabedit.crypto.kdf import derive_key, encode_fields
 from collabedit.crypto.keystream import Keystream
-from collabedit.crypto.ring import RingArray, add_into, subtract_from, to_bytes
+from collabedit.crypto.ring import RingArray, add_into, from_bytes, subtract_from, to_bytes
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.editing import Layer
 from collabedit.errors import MalformedMessageError
 from collabedit.exchange import (
-    contribution_vector,
     decode_bundle,
     decode_checks,
     encode_bundle,
     encode_checks,
     merge_vector,
     plan_encoding,
+    statistics_vector,
 )
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party import states as s
@@ -80,6 +82,7 @@ min_edits = 4
 )
 SIZES = (1, 2, 65, 130)
 TASK = TaskIndex(0)
+SURVIVORS = (1, 2, 4)
 Updates = Mapping[LayerIndex, LowRankUpdate]
 
 
@@ -103,14 +106,27 @@ def closed_statistics(plan: Plan, party: PartyId, *, edits: int | None = None) -
 class ClosedRun(Run):
     """That session."""
 
+    def statistics(self, party: PartyId, *, edits: int | None = None) -> Statistics:
+        """What a party brings, with so many edits; None for all."""
+        return closed_statistics(self.plan, party, edits=edits)
+
+    def summed(self, party: PartyId, statistics: Statistics) -> Statistics:
+        """K̃ and R as they are summed, but for the rotations."""
+        del party
+        return statistics
+
+    def brought(self, party: PartyId) -> bytes | memoryview:
+        return bring(self.plan, party, TASK, self.statistics(party), SystemRandomness())
+
+    def contributed(self, party: PartyId, statistics: Statistics) -> RingArray:
+        return self.closed.contribute(party, statistics)
+
     def bring(self, party: PartyId, task: TaskIndex) -> None:
-        bring(self.plan, party, task, closed_statistics(self.plan, party), SystemRandomness())
+        del task
+        self.brought(party)
 
     def upload(self, party: PartyId, state: s.Contributing) -> None:
-        task = state.setup.context.task
-        brought = bring(
-            self.plan, party, task, closed_statistics(self.plan, party), SystemRandomness()
-        )
+        brought = self.brought(party)
         self.encoded[party] = contributed_vector(state.setup, brought, state.group_secret)
         super().upload(party, state)
 
@@ -145,14 +161,14 @@ class ClosedRun(Run):
         return found
 
     def describe_brought(self, party: PartyId) -> dict[str, Any]:
-        plan, statistics = self.plan, closed_statistics(self.plan, party)
-        turned = self.turned(statistics)
-        vector = contribution_vector(plan, TASK, turned)
+        plan, statistics = self.plan, self.statistics(party)
+        turned = self.turned(self.summed(party, statistics))
+        vector = statistics_vector(plan, TASK, turned)
         columns = check_columns(self.check, plan.tasks[TASK], turned)
         bits = plan.aggregation.fractional_bits
         for reals in (vector, columns):
             check_rounding(reals, bits)
-        for energy in energies(plan, turned):
+        for energy in energies(plan, statistics):
             if min(energy % 1, 1 - energy % 1) < Fraction(1, 2**20):
                 raise SystemExit("an energy is close to a whole number: take other statistics")
         bare = self.encoded[party][plan.statistics_length(TASK) :].copy()
@@ -162,15 +178,20 @@ class ClosedRun(Run):
         subtract_from(bare, pad)
         tags = len(bare) - plan.check_tags
         return {
-            "statistics": [
-                {"keys": floats(keys), "residuals": floats(residuals)}
-                for keys, residuals in statistics
-            ],
+            **self.describe_statistics(party),
             "vector": floats(vector),
             "columns": floats(columns),
             "integers": bare[columns.size : tags].tolist(),
             "tags": bare[tags:].tolist(),
             "pad": {"key": key.hex(), "keystream": bytes(to_bytes(pad[:8])).hex()},
+        }
+
+    def describe_statistics(self, party: PartyId) -> dict[str, Any]:
+        return {
+            "statistics": [
+                {"keys": floats(keys), "residuals": floats(residuals)}
+                for keys, residuals in self.statistics(party)
+            ]
         }
 
     def describe_released(self, task: TaskIndex, opened: OpenedTask) -> dict[str, Any]:
@@ -192,10 +213,10 @@ class ClosedRun(Run):
                     for label in labels
                 },
                 "q": floats(inputs.apply(np.eye(layer.mapped))),
-                "u": floats(outputs.apply(np.eye(layer.outputs))),
+                "u": floats(outputs.apply(np.eye(plan.summed_outputs(layer)))),
                 "vectors": floats(self.check.vectors(layer)),
                 "columns": floats(sums.columns[index]),
-                **limits(plan, layer, sums, released[index]),
+                **self.limits(layer, sums, released[index]),
                 "opened": floats(updates[index].dense()),
             }
         size = plan.statistics_length(task)
@@ -218,8 +239,8 @@ class ClosedRun(Run):
         """What these parties' contributions come to, with so many edits each; None for all."""
         total = np.zeros(self.plan.task_length(TASK), dtype=plan_encoding(self.plan).ring.dtype)
         for party, count in edits.items():
-            statistics = closed_statistics(self.plan, PartyId(party), edits=count)
-            add_into(total, self.closed.contribute(PartyId(party), statistics))
+            statistics = self.statistics(PartyId(party), edits=count)
+            add_into(total, self.contributed(PartyId(party), statistics))
         return total
 
     def merge(self, total: RingArray, survivors: Sequence[int]) -> Updates:
@@ -227,6 +248,41 @@ class ClosedRun(Run):
         decoded = encoding.decode(total[: plan.statistics_length(TASK)])
         noise = encoding.step * float(np.sqrt(len(survivors) / 12))
         return merge_vector(plan, TASK, decoded, survivors=map(PartyId, survivors), noise=noise)
+
+    def limits(self, layer: Layer, sums: CheckSums, update: LowRankUpdate) -> dict[str, Any]:
+        """What the check of a layer rests on and comes to."""
+        plan, index = self.plan, LayerIndex(layer.index)
+        gram, cross = np.split(sums.columns[index], [layer.mapped])
+        left, residuals = update.left, sums.sums[index].residuals
+        if plan.decoys:
+            _, outputs = self.closed._rotations(layer)
+            left, cross = (outputs.undo(each)[: layer.outputs] for each in (left, cross))
+            residuals = max(plan.summed_limits(sums.survivors).residuals, residuals)
+        bound = tolerance(
+            plan,
+            layer,
+            sums.sums[index],
+            survivors=len(sums.survivors),
+            rank=update.rank,
+            size=float(np.linalg.norm(left @ update.right)),
+            inexact=Magnitude(float(np.linalg.norm(update.dense())), residuals),
+        )
+        vectors = plan.editing.ridge * sums.check.vectors(layer) + gram
+        misses = np.linalg.norm(left @ update.right @ vectors - cross, axis=0)
+        return {"tau": bound.rounding.hex(), "lambda": bound.lost.hex(), "misses": floats(misses)}
+
+    def share(self, layer: Layer, sums: CheckSums, update: LowRankUpdate) -> float:
+        """By how much the worst column misses, in units of what is allowed."""
+        found = self.limits(layer, sums, update)
+        tau, lost = (float.fromhex(found[name]) for name in ("tau", "lambda"))
+        of_layer = sums.sums[LayerIndex(layer.index)]
+        cap = self.check.cap * float(np.sqrt(of_layer.keys * of_layer.residuals))
+        return max(float.fromhex(each) for each in found["misses"]) / (tau + min(lost, cap))
+
+    def released_checks(self, checks: bytes) -> CheckSums:
+        """Check elements of a bundle that is shown to the survivors."""
+        ring = from_bytes(plan_encoding(self.plan).ring, checks)
+        return self.check.open(ring, map(PartyId, SURVIVORS))
 
 
 def check_columns(check: MergeCheck, layers: Sequence[Layer], turned: Statistics) -> Matrix:
@@ -238,32 +294,13 @@ def check_columns(check: MergeCheck, layers: Sequence[Layer], turned: Statistics
     return np.concatenate([part.ravel() for part in parts])
 
 
-def energies(plan: Plan, turned: Statistics) -> Iterator[Fraction]:
+def energies(plan: Plan, statistics: Statistics) -> Iterator[Fraction]:
     """Spectral norms squared in units."""
     limits = plan.energy_limits(plan.party_ids)
-    for pair in turned:
+    for pair in statistics:
         for matrix, limit in zip(pair, (limits.keys, limits.residuals), strict=True):
             norm = float(np.linalg.norm(matrix, 2))
             yield Fraction(norm) ** 2 * 2**20 / Fraction(limit)
-
-
-def limits(plan: Plan, layer: Layer, sums: CheckSums, update: LowRankUpdate) -> dict[str, Any]:
-    """What the check of a layer rests on and comes to."""
-    index = LayerIndex(layer.index)
-    size = float(np.linalg.norm(update.dense()))
-    bound = tolerance(
-        plan,
-        layer,
-        sums.sums[index],
-        survivors=len(sums.survivors),
-        rank=update.rank,
-        size=size,
-        inexact=Magnitude(size, sums.sums[index].residuals),
-    )
-    gram, cross = np.split(sums.columns[index], [layer.mapped])
-    vectors = plan.editing.ridge * sums.check.vectors(layer) + gram
-    misses = np.linalg.norm(update.dense() @ vectors - cross, axis=0)
-    return {"tau": bound.rounding.hex(), "lambda": bound.lost.hex(), "misses": floats(misses)}
 
 
 def rotations() -> Iterator[dict[str, Any]]:
@@ -286,7 +323,7 @@ def rotations() -> Iterator[dict[str, Any]]:
 
 def refusals(run: ClosedRun, bundle: bytes) -> Iterator[tuple[str, bytes, list[int]]]:
     """Name, bytes, survivors of each case."""
-    plan, survivors = run.plan, [1, 2, 4]
+    plan, survivors = run.plan, list(SURVIVORS)
     size = 4 * plan.check_length(TASK)
     updates, checks = decode_bundle(plan, TASK, bundle), bundle[-size:]
     places = plan.check_length(TASK) - plan.check_tags - 4 * len(plan.tasks[TASK])
@@ -349,19 +386,13 @@ def scaled(
     run: ClosedRun, updates: Updates, layer: Layer, checks: bytes, share: float
 ) -> dict[LayerIndex, LowRankUpdate]:
     """Make a layer's update larger until its miss is `share` of what is allowed."""
-    plan, index = run.plan, LayerIndex(layer.index)
-    ring = np.frombuffer(checks, dtype="<u4").astype(plan_encoding(plan).ring.dtype)
-    sums = run.check.open(ring, [PartyId(1), PartyId(2), PartyId(4)])
+    index, sums = LayerIndex(layer.index), run.released_checks(checks)
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
         update = LowRankUpdate(updates[index].left * (1 + middle), updates[index].right)
-        found = limits(plan, layer, sums, update)
-        tau, lost = (float.fromhex(found[name]) for name in ("tau", "lambda"))
-        of_layer = sums.sums[index]
-        cap = run.check.cap * float(np.sqrt(of_layer.keys * of_layer.residuals))
-        miss = max(float.fromhex(each) for each in found["misses"])
-        low, high = (middle, high) if miss < share * (tau + min(lost, cap)) else (low, middle)
+        is_less = run.share(layer, sums, update) < share
+        low, high = (middle, high) if is_less else (low, middle)
     return {**updates, index: update}
 
 
@@ -387,22 +418,34 @@ def keep_recorded(made: Any, recorded: Any) -> Any:  # noqa: ANN401  whatever JS
     return made
 
 
+def shown_cases(
+    run: ClosedRun, cases: Iterable[tuple[str, bytes, list[int]]], old: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Show each case with the reason for which parties refuse it; recorded bundles are kept."""
+    known = {case["case"]: case for case in old.get("refusals", [])}
+    shown = []
+    for name, fresh, survivors in cases:
+        bundle = same_up_to_rounding(run.plan, fresh, known.get(name, {}).get("bundle", ""))
+        reason = reason_of(run, bundle, survivors)
+        shown.append(
+            {"case": name, "survivors": survivors, "bundle": bundle.hex(), "reason": reason}
+        )
+    return shown
+
+
+def recorded_content(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     path = FOLDER / "closed.json"
-    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    recorded = recorded_bundles(path)
+    old = recorded_content(path)
     with tempfile.TemporaryDirectory() as directory:
-        run = ClosedRun(Path(directory), recorded, plan_text=CLOSED_PLAN)
+        run = ClosedRun(Path(directory), recorded_bundles(path), plan_text=CLOSED_PLAN)
         run.run()
-    cases = []
-    known = {case["case"]: case for case in old.get("refusals", [])}
-    for name, fresh, survivors in refusals(run, bytes.fromhex(run.tasks[0]["bundle"])):
-        bundle = same_up_to_rounding(run.plan, fresh, known.get(name, {}).get("bundle", ""))
-        reason = reason_of(run, bundle, survivors)
-        cases.append(
-            {"case": name, "survivors": survivors, "bundle": bundle.hex(), "reason": reason}
-        )
+    cases = shown_cases(run, refusals(run, bytes.fromhex(run.tasks[0]["bundle"])), old)
     made = content(run, generator="generate_closed.py")
     made |= {"rotations": list(rotations()), "refusals": cases}
     write(folder / "closed.json", keep_recorded(made, old))
@@ -411,9 +454,11 @@ def main() -> None:
 def same_up_to_rounding(plan: Plan, fresh: bytes, recorded: str) -> bytes:
     """Return the recorded bundle if only last bits of its updates differ."""
     old = bytes.fromhex(recorded)
-    checks = 4 * plan.check_length(TASK)
+    checks = plan.check_length(TASK) * plan.aggregation.ring_bits // 8
     try:
-        pair = [decode_bundle(plan, TASK, data) for data in (fresh, old)]
+        # Without 6.6(e), which some are beyond.
+        with mock.patch.object(exchange, "check_update"):
+            pair = [decode_bundle(plan, TASK, data) for data in (fresh, old)]
     except MalformedMessageError:
         return fresh
     near = all(

@@ -13,13 +13,24 @@ from pathlib import Path
 
 from independent.closed_session import verify_closed
 from independent.counting import verify_counting
+from independent.decoy_session import verify_decoys
 from independent.graph import verify_graph
 from independent.proto import verify_proto
 from independent.refusals import verify_evidence, verify_refusals, verify_votes
 from independent.session import verify_session
 from independent.wire import Json
 
-NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes", "closed")
+NAMES = (
+    "proto",
+    "session",
+    "refusals",
+    "evidence",
+    "graph",
+    "counting",
+    "votes",
+    "closed",
+    "decoys",
+)
 
 
 def verify(files: dict[str, Json]) -> list[str]:
@@ -34,6 +45,7 @@ def verify(files: dict[str, Json]) -> list[str]:
         "counting": lambda: verify_counting(files["counting"]),
         "votes": lambda: verify_votes(files["votes"]),
         "closed": lambda: verify_closed(files["closed"]),
+        "decoys": lambda: verify_decoys(files["decoys"]),
     }
     lines = []
     for name, check in checks.items():

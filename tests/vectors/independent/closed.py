@@ -11,7 +11,7 @@ import numpy as np
 from independent import primitives as p
 from independent.plan import Plan
 from independent.statements import owner_bytes
-from independent.updates import Matrix, Update, matrix, read_bundle, test_matrix
+from independent.updates import Matrix, Update, factors, matrix, read_bundle, test_matrix
 from independent.wire import Json, Malformed, context_bytes
 
 UNITS = 2**20
@@ -81,7 +81,7 @@ class Task:
         """u and u' of (c)."""
         everybody, bounds = self.plan.parties, self.plan.values["bounds"]
         keys = self.plan.key_edits(everybody) * bounds["key_energy"]
-        return keys / UNITS, self.plan.max_edits(everybody) * bounds["residual_energy"] / UNITS
+        return keys / UNITS, self.plan.residual_energy(everybody) / UNITS
 
     def layer(self, given: Json) -> Layer:
         """(a) and (c)."""
@@ -93,7 +93,7 @@ class Task:
             given,
             keys,
             rotation(keys["basis-keys"], given["mapped"]),
-            rotation(keys["basis-outputs"], given["outputs"]),
+            rotation(keys["basis-outputs"], self.plan.rows(given)),
             normals(keys["check-vector"], 0, given["mapped"], columns),
         )
 
@@ -130,19 +130,28 @@ class Contribution:
     def __post_init__(self) -> None:
         plan = self.task.plan
         for layer, given in zip(self.task.layers, self.statistics, strict=True):
-            keys = layer.q @ matrix(given["keys"])
-            residuals = layer.u @ matrix(given["residuals"])
-            edits = residuals.shape[1]
+            own = matrix(given["keys"]), matrix(given["residuals"])
+            keys, residuals = layer.q @ own[0], layer.u @ self.summed(*own, given)
             omega = test_matrix(plan, layer.given)
             for side in (keys, residuals):
                 paired = keys[:, : side.shape[1]]
                 self.vector += (side @ (paired.T @ omega)).ravel().tolist()
                 self.columns += (side @ (paired.T @ layer.vectors)).ravel().tolist()
-            self.integers += [keys.shape[1], edits]
-            for side, unit in zip((keys, residuals), self.task.units, strict=True):
+            self.integers += [own[0].shape[1], own[1].shape[1]]
+            for side, unit in zip(own, self.task.units, strict=True):
                 norm = float(np.linalg.norm(side, 2)) if side.size else 0.0
                 self.integers.append(math.ceil(norm**2 / unit))
         self.tags = self.task.tags(self.integers)
+
+    def summed(self, keys: Matrix, residuals: Matrix, given: Json) -> Matrix:
+        """(h): with decoys' rows, as they are in the file."""
+        if not self.task.plan.decoys:
+            return residuals
+        decoys = matrix(given["decoys"])
+        if decoys.shape != (self.task.plan.decoys, keys.shape[1]):
+            raise ValueError("decoys of another shape")
+        zeros = np.zeros((len(residuals), keys.shape[1] - residuals.shape[1]))
+        return np.vstack([np.hstack([residuals, zeros]), decoys])
 
     @property
     def encoded(self) -> list[int]:
@@ -179,8 +188,8 @@ class Release:
     data: bytes
     survivors: list[int]
 
-    def open(self) -> tuple[dict[int, Held], dict[int, Matrix]]:
-        """(f) and (g): what was checked, and the updates in mapped coordinates, by layer."""
+    def open(self) -> tuple[dict[int, Held], dict[int, Update]]:
+        """(f) to (h): what was checked, and the updates in mapped coordinates, by layer."""
         plan, number = self.task.plan, self.task.context["task"]
         size = plan.closed_elements(number) * plan.width
         try:
@@ -189,31 +198,40 @@ class Release:
             raise Refuses("MALFORMED_MESSAGE") from None
         if len(self.data) > plan.largest_bundle(number):
             raise Refuses("MALFORMED_MESSAGE")
-        if not all(map(self.fits, updates.values())):
+        energy = plan.summed_energy(plan.parties)
+        if not all(self.fits(update, energy) for update in updates.values()):
             raise Refuses("MALFORMED_MESSAGE")
         held = self.hold(p.elements_of(self.data[-size:], plan.width), updates)
-        for layer in held.values():
+        for each in held.values():
             # Negated, so that what is not a number is refused, too.
-            if not max(layer.misses) <= layer.tau + min(layer.lost, layer.cap) < math.inf:
+            if not max(each.misses) <= each.tau + min(each.lost, each.cap) < math.inf:
                 raise Refuses("MERGE_UNVERIFIED")
-        if min(layer.integers[1] for layer in held.values()) < plan.values["closed"]["min_edits"]:
+        opened = {}
+        for layer in self.task.layers:
+            index = layer.given["index"]
+            update = Update(layer.u.T @ updates[index].left, updates[index].right @ layer.q)
+            opened[index] = self.cut(layer, update, held[index].integers[1])
+        if min(each.integers[1] for each in held.values()) < plan.values["closed"]["min_edits"]:
             raise Refuses("TOO_FEW_EDITS")
-        opened = {
-            layer.given["index"]: layer.u.T
-            @ updates[layer.given["index"]].left
-            @ updates[layer.given["index"]].right
-            @ layer.q
-            for layer in self.task.layers
-        }
         return held, opened
 
-    def fits(self, update: Update) -> bool:
-        """SPEC 6.6(e), for all parties of the plan."""
+    def cut(self, layer: Layer, update: Update, edits: int) -> Update:
+        """(h): without decoys' rows, in the form of SPEC 6.5, of no higher rank than the edits."""
+        plan = self.task.plan
+        if not plan.decoys:
+            return update
+        product = update.left[: layer.given["outputs"]] @ update.right
+        kept = factors(product, min(edits, update.left.shape[1], *product.shape))
+        if not self.fits(kept, plan.residual_energy(plan.parties)):
+            raise Refuses("MERGE_UNVERIFIED")
+        return kept
+
+    def fits(self, update: Update, energy: float) -> bool:
+        """SPEC 6.6(e), with that in the place of n·η."""
         plan, slack = self.task.plan, 1 + 1e-6
         size = float(np.linalg.norm(update.left @ update.right))
         factors = float(np.linalg.norm(update.left)) * float(np.linalg.norm(update.right))
         ridge = float(plan.values["editing"]["ridge"])
-        energy = plan.max_edits(plan.parties) * plan.values["bounds"]["residual_energy"]
         cancels = factors > 2 * math.sqrt(update.left.shape[1]) * size
         return not cancels and bool(4 * ridge * size**2 <= energy * slack**2)
 
@@ -237,7 +255,7 @@ class Release:
         reals = [p.from_ring(element, **task.bits) for element in bare[:first]]
         held, at = {}, 0
         for i, layer in enumerate(task.layers):
-            rows, columns = layer.given["mapped"] + layer.given["outputs"], layer.vectors.shape[1]
+            rows, columns = layer.given["mapped"] + plan.rows(layer.given), layer.vectors.shape[1]
             part = np.array(reals[at : at + rows * columns]).reshape(rows, columns)
             at += rows * columns
             update = updates[layer.given["index"]]
@@ -256,6 +274,12 @@ class Release:
         )
         product = update.left @ update.right
         misses = product @ (ridge * layer.vectors + columns[:mapped]) - columns[mapped:]
+        size, hidden = float(np.linalg.norm(product)), residual
+        inexact = size
+        if plan.decoys:
+            kept = layer.u.T[: layer.given["outputs"]]
+            misses, size = kept @ misses, float(np.linalg.norm(kept @ product))
+            hidden = max(residual, plan.summed_energy(self.survivors))
         tau, lost = limits(
             plan,
             layer.given,
@@ -263,7 +287,8 @@ class Release:
             energies=(key, residual),
             survivors=len(self.survivors),
             rank=update.left.shape[1],
-            size=float(np.linalg.norm(product)),
+            size=size,
+            inexact=(inexact, hidden),
         )
         share = plan.values["closed"]["check_tolerance"]
         return Held(
@@ -285,8 +310,9 @@ def limits(
     survivors: int,
     rank: int,
     size: float,
+    inexact: tuple[float, float],
 ) -> tuple[float, float]:
-    """Tau and lambda of (f), for sketches."""
+    """Tau and lambda of (f), for sketches; `inexact` is what its last term has for D and η'."""
     n, m, ridge = columns, plan.aggregation["capacity"], float(plan.values["editing"]["ridge"])
     mapped, outputs = layer["mapped"] ** 0.5, layer["outputs"] ** 0.5
     (keys, residuals), root = energies, m**0.5
@@ -306,5 +332,5 @@ def limits(
         mu = 2 * (2 * delta + mapped**2 * epsilon * keys * beta) / math.sqrt(x)
     lost = math.sqrt(residuals * mu) * (math.sqrt(max(n - rank, 0) + 1) + t)
     tau = alpha + sigma * (outputs + t) + size * sigma * (mapped + t)
-    scale = size * (ridge + keys) + math.sqrt(residuals * keys)
+    scale = inexact[0] * (ridge + keys) + math.sqrt(inexact[1] * keys)
     return tau + 64 * epsilon * mapped * scale * (mapped + t), lost

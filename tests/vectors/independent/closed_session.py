@@ -16,7 +16,7 @@ from independent.closed import Contribution, Refuses, Release, Task, rotation
 from independent.party import Draws, Party
 from independent.session import DENSE_TOLERANCE, Replay, compare, is_near, task_draws
 from independent.statements import owner_bytes
-from independent.updates import Matrix, matrix
+from independent.updates import Matrix, Update, matrix
 from independent.wire import Json, un
 
 REAL_TOLERANCE = 1e-10
@@ -105,7 +105,8 @@ class ClosedReplay(Replay):
             for name, real in (("tau", check.tau), ("lambda", check.lost)):
                 if not math.isclose(float.fromhex(given[name]), real, rel_tol=1e-9):
                     self.lines.append(f"{where}.{name}: is not {real.hex()}")
-            found = opened[layer.given["index"]]
+            update = opened[layer.given["index"]]
+            found = update.left @ update.right
             self.compare_reals(f"{where}.opened", given["opened"], found, self.tolerance)
             if not is_near(
                 found, self.centralised(task, layer.given, survivors), CENTRALISED_TOLERANCE
@@ -113,10 +114,27 @@ class ClosedReplay(Replay):
                 self.lines.append(f"{where}.opened: is not T(ρI + S)⁻¹ of the survivors' edits")
             told[index] = {
                 **given,
+                **self.describe_opened(where, given, update),
                 "keys": {label: key.hex() for label, key in layer.keys.items()},
                 "columns": floats(check.columns),
             }
         return shown | {"closed": told, "check_tag": closed.tag_key.hex()}
+
+    def describe_opened(self, where: str, given: Json, update: Update) -> Json:
+        """What a layer shows of its opened update, beyond the product."""
+        del where, given, update
+        return {}
+
+    def compare_refusals(self, task: Task) -> None:
+        """What parties of that task say to each bundle of `refusals`."""
+        for i, case in enumerate(self.given["refusals"]):
+            try:
+                Release(task, un(case["bundle"]), case["survivors"]).open()
+                reason = None
+            except Refuses as refused:
+                reason = str(refused)
+            if reason != case["reason"]:
+                self.lines.append(f"refusals[{i}].reason: {case['case']!r} gives {reason}")
 
     def centralised(self, task: int, layer: Json, survivors: list[int]) -> Matrix:
         """By a dense solve over all columns in one place, in the coordinates of the model."""
@@ -151,14 +169,6 @@ def verify_closed(given: Json) -> list[str]:
         for name, turned in (("turned", turns @ columns), ("turned_back", turns.T @ columns)):
             replay.compare_reals(f"rotations[{i}].{name}", case[name], turned)
     secret = un(computed["tasks"][0]["group_secret"])
-    task = Task(replay.plan, replay.context, secret)
-    for i, case in enumerate(given["refusals"]):
-        try:
-            Release(task, un(case["bundle"]), case["survivors"]).open()
-            reason = None
-        except Refuses as refused:
-            reason = str(refused)
-        if reason != case["reason"]:
-            replay.lines.append(f"refusals[{i}].reason: {case['case']!r} gives {reason}")
+    replay.compare_refusals(Task(replay.plan, replay.context, secret))
     alike = {"rotations": given["rotations"], "refusals": given["refusals"]}
     return compare(given, computed | alike) + replay.lines

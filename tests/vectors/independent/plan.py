@@ -3,6 +3,7 @@
 Reads a plan that is valid; which plans are refused is not checked here.
 """
 
+import math
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,9 @@ REAL_FIELDS = frozenset(
         "neighbourhood_drop",
         "perplexity_ratio",
         "check_tolerance",
+        "decoy_bound",
+        "key_length",
+        "weight",
     ]
 )
 DEFAULT_TIMING = {
@@ -177,6 +181,38 @@ class Plan:
         return self.max_edits(parties) + len(parties) * (most * weight + self.cover)
 
     @property
+    def decoys(self) -> int:
+        """g of SPEC 6.9(h); 0 without decoys."""
+        if "decoy_bound" not in self.values.get("closed", {}):
+            return 0
+        return self.max_columns(self.parties) + 1
+
+    @property
+    def decoy_deviation(self) -> float:
+        """Of SPEC 6.9(h), with decoys."""
+        return math.sqrt(self.residual_energy(self.parties)) / (2 * self.decoy_bound)
+
+    @property
+    def decoy_bound(self) -> float:
+        return float(self.values["closed"]["decoy_bound"])
+
+    def rows(self, layer: Json) -> int:
+        """Rows of T as it is summed: d_out, and g of SPEC 6.9(h)."""
+        return int(layer["outputs"]) + self.decoys
+
+    def residual_energy(self, parties: list[int]) -> float:
+        """n·η of SPEC 6.6."""
+        return self.max_edits(parties) * float(self.values["bounds"]["residual_energy"])
+
+    def summed_energy(self, parties: list[int]) -> float:
+        """What SPEC 6.9(h) puts in its place, for these as survivors."""
+        energy = self.residual_energy(parties)
+        if not self.decoys:
+            return energy
+        norm = math.sqrt(self.decoys * self.max_columns(parties)) + math.sqrt(128 * math.log(2))
+        return energy + self.decoy_deviation**2 * norm**2
+
+    @property
     def check_tags(self) -> int:
         """SPEC 6.9(d)."""
         largest = max(2**21, self.max_columns(self.parties))
@@ -187,7 +223,7 @@ class Plan:
         if not self.is_closed(task):
             return 0
         layers, columns = self.tasks[task], int(self.values["closed"]["check_columns"])
-        rows = sum(layer["mapped"] + layer["outputs"] for layer in layers)
+        rows = sum(layer["mapped"] + self.rows(layer) for layer in layers)
         return columns * int(rows) + 4 * len(layers) + self.check_tags
 
     def is_voted(self, task: int) -> bool:
@@ -214,7 +250,7 @@ class Plan:
             return 2 * rows * width + self.check_elements
         total = 0
         for layer in self.tasks[task]:
-            rows, outputs = layer["mapped"], layer["outputs"]
+            rows, outputs = layer["mapped"], self.rows(layer)
             if self.aggregation["statistics"] == "dense":
                 total += rows * (rows + 1) // 2 + outputs * rows
             else:
@@ -233,7 +269,7 @@ class Plan:
         rank: int = self.aggregation["capacity"]
         if self.aggregation["statistics"] == "dense":
             rank = max(layer["mapped"] for layer in self.values["editing"]["layers"])
-        rows = [layer["mapped"] + layer["outputs"] for layer in self.tasks[task]]
+        rows = [layer["mapped"] + self.rows(layer) for layer in self.tasks[task]]
         checks = self.closed_elements(task) * self.width
         return 8 + sum(76 + 8 * rank * int(count) for count in rows) + checks
 

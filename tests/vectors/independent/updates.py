@@ -98,7 +98,7 @@ def read_bundle(plan: Plan, task: int, data: bytes) -> dict[int, Update]:
     require(data[:8] == b"CEB1" + struct.pack("<I", len(layers)), "not a bundle")
     updates, at = {}, 8
     for layer in layers:
-        rows, columns = layer["outputs"], layer["mapped"]
+        rows, columns = plan.rows(layer), layer["mapped"]
         require(len(data) >= at + 32, "truncated")
         index, size = struct.unpack("<IQ", data[at : at + 12])
         magic, version, d_out, rank, mapped = struct.unpack("<4sIIII", data[at + 12 : at + 32])
@@ -132,7 +132,7 @@ def summed_statistics(plan: Plan, task: int, total: list[float]) -> list[tuple[M
     capacity, at, out = int(plan.aggregation["capacity"]), 0, []
     for layer in plan.tasks[task]:
         middle = at + layer["mapped"] * capacity
-        end = middle + layer["outputs"] * capacity
+        end = middle + plan.rows(layer) * capacity
         parts = (np.array(total[at:middle]), np.array(total[middle:end]))
         out.append((parts[0].reshape(-1, capacity), parts[1].reshape(-1, capacity)))
         at = end
@@ -196,7 +196,6 @@ def respects_bounds(
     """SPEC 6.6(c) and (e), from W alone."""
     gram, cross = sums
     omega = test_matrix(plan, layer)
-    edits = plan.max_edits(survivors)
     sigma = 2.0 ** -plan.aggregation["fractional_bits"] * (len(survivors) / 12) ** 0.5
     mapped, columns = gram.shape
     width = mapped**0.5 + columns**0.5
@@ -204,12 +203,12 @@ def respects_bounds(
     tau = 8 * width**2 * sigma + 64 * mapped * EPSILON * float(np.linalg.norm(overlap, 2))
     lifted = (overlap + overlap.T) / 2 + 2 * tau * np.eye(columns)
     q = sigma * float(np.trace(np.linalg.inv(lifted))) ** 0.5
-    bounds = plan.values["bounds"]
-    keys = plan.key_edits(survivors) * bounds["key_energy"]
-    for part, energy in ((gram, keys), (cross, edits * bounds["residual_energy"])):
+    keys = plan.key_edits(survivors) * plan.values["bounds"]["key_energy"]
+    residuals = plan.summed_energy(survivors)
+    for part, energy in ((gram, keys), (cross, residuals)):
         found = float(np.trace(part @ np.linalg.solve(lifted, part.T))) ** 0.5
         if found > (energy**0.5 + 8 * q * len(part) ** 0.5) * (1 + 1e-6):
             return False
     size = float(np.linalg.norm(update.left @ update.right)) ** 2
-    ridge, energy = (float(plan.values["editing"]["ridge"]), float(bounds["residual_energy"]))
-    return 4 * ridge * size <= edits * energy * (1 + 1e-6) ** 2
+    ridge = float(plan.values["editing"]["ridge"])
+    return bool(4 * ridge * size <= residuals * (1 + 1e-6) ** 2)
