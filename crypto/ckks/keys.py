@@ -9,8 +9,9 @@ import threading
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from collabedit.crypto.ckks.modular import Residues, to_residues
+from collabedit.crypto.ckks.modular import Residues, to_centred, to_residues
 from collabedit.crypto.ckks.parameters import CkksParameters
 from collabedit.crypto.ckks.seal import Handle, seal_context
 from collabedit.crypto.kdf import DIGEST_BYTES, transcript_hash
@@ -24,6 +25,13 @@ _CODES_IN_BYTE: Final = 4
 def secret_key_bytes(parameters: CkksParameters) -> int:
     """Return the length of a serialised secret key: a fingerprint and two bits a coefficient."""
     return DIGEST_BYTES + parameters.ring_degree // _CODES_IN_BYTE
+
+
+def pack_ternary(parameters: CkksParameters, coefficients: npt.NDArray[np.int64]) -> bytes:
+    """Write a secret polynomial, [n] of -1, 0, 1, as `SecretKey.from_bytes` reads it."""
+    codes = (coefficients % _TERNARY).astype(np.uint8).reshape(-1, _CODES_IN_BYTE)
+    packed = sum(codes[:, place] << 2 * place for place in range(_CODES_IN_BYTE))
+    return parameters.fingerprint() + np.asarray(packed, np.uint8).tobytes()
 
 
 class SecretKey:
@@ -82,10 +90,7 @@ class SecretKey:
         context = seal_context(self.parameters)
         residues = context.save_key(self.seal_key())[0]
         coefficients = context.from_ntt(residues[None])[0]
-        codes = np.where(coefficients == np.uint64(prime - 1), 2, coefficients).astype(np.uint8)
-        groups = codes.reshape(-1, _CODES_IN_BYTE)
-        packed = sum(groups[:, place] << 2 * place for place in range(_CODES_IN_BYTE))
-        return self.parameters.fingerprint() + np.asarray(packed, np.uint8).tobytes()
+        return pack_ternary(self.parameters, to_centred(coefficients, prime))
 
     def fingerprint(self) -> bytes:
         """Return 32 bytes by which parties see that they hold the same key.

@@ -25,9 +25,7 @@ from collabedit.crypto.keystream import KEY_BYTES, Keystream
 from collabedit.crypto.rng import Randomness
 from collabedit.errors import CryptoError, MalformedMessageError, UnexpectedMessageError
 from collabedit.ids import PartyId
-
-MIN_CONTRIBUTORS = 3
-"""A sum of two opens each to the other (THREAT_MODEL); the opener's own floor, not the plan's."""
+from collabedit.threat_model import MINIMUM_PARTIES
 
 
 class Opening:
@@ -66,10 +64,10 @@ class Opening:
         if packing.parameters != key.parameters:
             raise ValueError("the packing and the key have different parameters")
         self._contributors = frozenset(contributors)
-        if len(self._contributors) < MIN_CONTRIBUTORS:
+        if len(self._contributors) < MINIMUM_PARTIES:
             raise CryptoError(
                 f"a sum of {len(self._contributors)} parties is not opened: "
-                f"{MIN_CONTRIBUTORS} is the least"
+                f"{MINIMUM_PARTIES} is the least"
             )
         if len(self._contributors) > packing.parties:
             raise ValueError("more contributors than the packing has room for")

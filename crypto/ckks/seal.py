@@ -30,6 +30,7 @@ import weakref
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from collabedit.crypto.ckks.modular import Residues
 from collabedit.crypto.ckks.parameters import CkksParameters
@@ -275,6 +276,19 @@ class SealContext:
         held = self._ciphertext(self._context, np.zeros(shape, np.uint64), is_ntt=True, seed=seed)
         expanded: Residues = self._read_ciphertext(held)[0][1]
         return expanded
+
+    # CKKS as others use it: numbers in slots. For attacks and comparisons.
+
+    def encode_slots(self, values: npt.NDArray[np.float64], scale: float) -> Residues:
+        """Encode reals in the n/2 slots: the message in NTT form, [primes, n]."""
+        plain = sealapi.Plaintext()
+        sealapi.CKKSEncoder(self._context).encode(values.tolist(), scale, plain)
+        array, _ = _read_array(_unpack(self._save(plain))[_PLAINTEXT.size :])
+        return array.reshape(len(self.parameters.wire_primes), -1)
+
+    def read_vector(self, vector: Handle) -> list[Residues]:
+        """Return the ciphertexts of a `tenseal.ckks_vector` of these parameters: [2, primes, n]."""
+        return [self._read_ciphertext(held)[0] for held in vector.ciphertext()]
 
     def _decrypt(self, key: Handle, held: Handle) -> Residues:
         plain = sealapi.Plaintext()

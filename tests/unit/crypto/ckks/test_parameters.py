@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from tenseal import sealapi
 
 from collabedit.crypto.ckks.parameters import (
     LEAN,
@@ -9,7 +10,6 @@ from collabedit.crypto.ckks.parameters import (
     choose_primes,
     is_prime,
 )
-from collabedit.crypto.ckks.seal import sealapi
 from collabedit.errors import InputError
 
 SETTINGS = [

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabedit.crypto.ckks import seal as bridge
 from collabedit.crypto.ckks.parameters import FRESH_NOISE, LEAN, CkksParameters
 from collabedit.crypto.ckks.seal import SealContext, seal_context
 from collabedit.errors import CryptoError, InputError
@@ -20,7 +19,8 @@ def coefficients(phase: np.ndarray, place: int = 0) -> np.ndarray:
     """Centred coefficients of a phase modulo one prime."""
     prime = SETTING.wire_primes[place]
     values = CONTEXT.from_ntt(phase[place][None], prime=place)[0].astype(object)
-    return np.where(values > prime // 2, values - prime, values).astype(np.int64)
+    centred: np.ndarray = np.where(values > prime // 2, values - prime, values).astype(np.int64)
+    return centred
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -157,7 +157,7 @@ def test_a_seal_with_other_primes_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         def Create(degree: int, bits: list[int]) -> list[object]:  # noqa: N802
             return []
 
-    monkeypatch.setattr(bridge.sealapi, "CoeffModulus", Other)
+    monkeypatch.setattr("tenseal.sealapi.CoeffModulus", Other)
     with pytest.raises(InputError, match="other primes"):
         SealContext(LEAN)
 
