@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from independent.ckks import verify_ckks
 from independent.closed_session import verify_closed
 from independent.counting import verify_counting
 from independent.graph import verify_graph
@@ -19,7 +20,7 @@ from independent.refusals import verify_evidence, verify_refusals, verify_votes
 from independent.session import verify_session
 from independent.wire import Json
 
-NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes", "closed")
+NAMES = ("proto", "session", "refusals", "evidence", "graph", "counting", "votes", "closed", "ckks")
 
 
 def verify(files: dict[str, Json]) -> list[str]:
@@ -34,6 +35,7 @@ def verify(files: dict[str, Json]) -> list[str]:
         "counting": lambda: verify_counting(files["counting"]),
         "votes": lambda: verify_votes(files["votes"]),
         "closed": lambda: verify_closed(files["closed"]),
+        "ckks": lambda: verify_ckks(files["ckks"]),
     }
     lines = []
     for name, check in checks.items():
