@@ -1,9 +1,9 @@
 """The CKKS backend beside TenSEAL as others use it, and beside a masked sum.
 
 2^20 numbers each of three parties: what a party does (encrypt, serialise), what the aggregator does
-with one upload (read, add; of masks, add alone), what happens to the sum (decrypt; of ours, flooded),
-on one core. The
-largest error is that of the opened sum of three, against the float64 sum.
+with one upload (read, add; of masks, add alone), what happens to the sum (decrypt; of ours,
+flooded), on one core. The largest error is that of the opened sum of three, against the float64
+sum.
 
 TenSEAL's `ckks_vector` is timed with the parameters of its tutorial and of NVFlare's `HEBuilder`.
 Both publish what they decrypt with its error, so both lose the key by it (`attacks.ckks_key`).

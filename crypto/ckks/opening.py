@@ -6,8 +6,8 @@ signed. So the phase is that of a sum over exactly these contributors, up to an 
 the aggregator knows. It cannot have a single upload opened, nor a c₁ of its own making, with which
 one opening would read the key off. What an offset gives it, flooding takes (`flooding`).
 
-Under the public key there are no seeds: c₁ comes from the aggregator, who must then be trusted to
-have added honestly. `Opening.open_pair` says so by its name.
+Under the public key there are no seeds: c₁ comes from the aggregator and from those who uploaded,
+who must then be trusted to have encrypted and added honestly. `Opening.open_pair` is for that.
 """
 
 from collections.abc import Collection, Mapping
@@ -120,9 +120,9 @@ class Opening:
         return self._release(index, phase)
 
     def open_pair(self, index: int, data: bytes) -> npt.NDArray[np.float64]:
-        """Open a chunk of a sum of uploads under the public key, trusting who added them.
+        """Open a chunk of a sum of uploads under the public key, trusting who made and added them.
 
-        A dishonest sum tells its maker the key, whatever the flooding.
+        A dishonest upload or sum tells its maker the key, whatever the flooding.
 
         Raises:
             MalformedMessageError: not a chunk of these parameters, or another one.
