@@ -32,6 +32,9 @@ class SummedChunk:
 class Adder:
     """Adds the uploads of one task.
 
+    It holds the sums of chunks that were begun and not taken. Who feeds it chunk by chunk, all
+    contributors' first chunks and so on, and takes each as it completes, holds one.
+
     Args:
         parameters: of the plan.
         values: n, numbers of the vector.

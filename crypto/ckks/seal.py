@@ -27,6 +27,7 @@ import struct
 import sys
 import threading
 import weakref
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -80,6 +81,10 @@ class SealContext:
         self._file = os.memfd_create("collabedit-ckks", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, self._file)
         self._path = f"/proc/self/fd/{self._file}"
+        if not Path(self._path).exists():
+            raise InputError(
+                "the CKKS backend needs /proc, to hand TenSEAL files that have no name"
+            )
         chosen = sealapi.CoeffModulus.Create(parameters.ring_degree, list(parameters.moduli_bits))
         if tuple(prime.value() for prime in chosen) != parameters.primes:
             raise InputError("this version of SEAL chooses other primes; install the pinned one")
@@ -300,9 +305,16 @@ class SealContext:
         raise TypeError("a context is rebuilt from its parameters, not pickled")
 
 
-@functools.lru_cache(maxsize=4)
 def seal_context(parameters: CkksParameters) -> SealContext:
-    """Return the context of these parameters; building one takes a tenth of a second."""
+    """Return this process's context of these parameters; building one is slow.
+
+    A forked child gets its own: the file of its parent's is shared with the parent.
+    """
+    return _cached_context(parameters, os.getpid())
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_context(parameters: CkksParameters, _process: int) -> SealContext:
     return SealContext(parameters)
 
 

@@ -162,6 +162,20 @@ def test_a_seal_with_other_primes_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         SealContext(LEAN)
 
 
+def test_a_system_without_proc_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(InputError, match="needs /proc"):
+        SealContext(LEAN)
+
+
+def test_a_forked_process_has_its_own_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seal_context(LEAN) is seal_context(LEAN)
+    mine = seal_context(LEAN)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert seal_context(LEAN) is not mine
+    assert seal_context(LEAN)._file != mine._file
+
+
 def test_contexts_are_not_pickled() -> None:
     with pytest.raises(TypeError, match="rebuilt"):
         pickle.dumps(CONTEXT)

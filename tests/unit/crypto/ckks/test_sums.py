@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -114,6 +115,19 @@ def test_what_cannot_be_encrypted_is_refused() -> None:
         next(encrypt_vector(key, np.zeros(2, np.float32), packing))
     with pytest.raises(ValueError, match="different parameters"):
         next(encrypt_vector(key, np.zeros(2), Packing(LEAN, BOUND, 3)))
+
+
+def test_chunks_are_made_as_they_are_taken() -> None:
+    # 100 chunks are 13 MB of uploads; a batch is 1 MB, and a few copies of it.
+    key, packing = SecretKey.generate(SETTING), Packing(SETTING, BOUND, 3)
+    vector = np.zeros(100 * 8192)
+    made = encrypt_vector(key, vector, packing)
+    next(made)
+    tracemalloc.start()
+    assert sum(1 for _ in made) == 99
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5e6
 
 
 def test_uploads_of_one_vector_differ() -> None:
