@@ -22,7 +22,7 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table crash-test experiments clean
+.PHONY: help demo test test-slow test-network check format protos bench bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table crash-test experiments clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -31,6 +31,7 @@ help:
 	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh"
 	@echo "make protos     regenerate proto/v1 from the .proto files"
 	@echo "make bench      benchmarks, JSON under out/bench"
+	@echo "make bench-ckks CKKS beside TenSEAL's and NVFlare's settings and masked sums"
 	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
 	@echo "make parity-table  every editor's merged update against its centralised closed form"
 	@echo "make experiments  small experiments on the project's own facts, under out/experiments"
@@ -93,6 +94,9 @@ protos: $(VENV)/.dev
 bench: $(VENV)/.dev
 	mkdir -p out/bench
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+bench-ckks: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_ckks.py
 
 # Cells are processes already: more threads in each would only be in each other's way.
 fault-simulation: $(VENV)/.dev

@@ -72,14 +72,11 @@ class FixedPoint:
         """The distance of two neighbouring values, 2^-f."""
         return math.ldexp(1.0, -self.fractional_bits)
 
-    def encode(self, values: npt.NDArray[np.float64]) -> RingArray:
-        """Round to the nearest step (half to even) and write as ring elements.
+    def check(self, values: npt.NDArray[np.float64]) -> None:
+        """Refuse what `encode` refuses.
 
         Args:
             values: float64, any shape.
-
-        Returns:
-            A new ring array of the same shape.
 
         Raises:
             NumericError: a value is not finite or beyond the bound. Says which rule, never the
@@ -98,6 +95,20 @@ class FixedPoint:
                     f"a contribution exceeds the magnitude bound {self.magnitude_bound:g}; "
                     f"nothing was sent. Raise the bound, or look for an outlier among the inputs"
                 )
+
+    def encode(self, values: npt.NDArray[np.float64]) -> RingArray:
+        """Round to the nearest step (half to even) and write as ring elements.
+
+        Args:
+            values: float64, any shape.
+
+        Returns:
+            A new ring array of the same shape.
+
+        Raises:
+            NumericError, TypeError: as of `check`.
+        """
+        self.check(values)
         scaled = values * math.ldexp(1.0, self.fractional_bits)
         np.rint(scaled, out=scaled)
         # Exact: integers below 2^(bits-1) by the bound just checked and the headroom proven on

@@ -29,6 +29,7 @@ NAMES = (
     "votes",
     "closed",
     "decoys",
+    "ckks",
 )
 
 ISOLATED = """
@@ -88,6 +89,7 @@ def verify(beside_the_vectors: None) -> Callable[..., list[str]]:
         ("generate_votes.py", ["votes"]),
         ("generate_closed.py", ["closed"]),
         ("generate_decoys.py", ["decoys"]),
+        ("generate_ckks.py", ["ckks"]),
     ],
 )
 def test_the_code_still_produces_the_committed_vectors(
@@ -539,3 +541,53 @@ def test_the_session_has_what_a_second_implementation_could_get_wrong() -> None:
     assert any(number.startswith("-") for number in first["decoded"])
     sent = {packet["message"]["type"] for packet in content["packets"]}
     assert len(sent) == 17
+
+
+CKKS_INPUTS = {"generator", "ring_degree", "moduli_bits", "scale_bits", "shift_bits"} | {
+    *("form", "reals", "key", "tile", "length", "offset", "patch"),
+}
+"""What the verifier takes from ckks.json as it is; the test after the next."""
+
+
+def test_every_altered_value_of_ckks_is_named(verify: Callable[..., list[str]]) -> None:
+    content, altered = read("ckks"), {}
+    for path, kind, container, key in list(leaves(content)):
+        if CKKS_INPUTS & set(re.split(r"[.\[]", path)):
+            continue
+        if kind not in altered:
+            altered[kind] = path
+            alter(container, key)
+    found = {line.split(": ")[1] for line in verify(ckks=content)}
+    assert len(altered) > 15
+    assert [path for path in altered.values() if path not in found] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "parameters[0].scale_bits",
+        "chunks[0].parameters.shift_bits",
+        "chunks[2].form",
+        "messages[1].reals[3]",
+        "openings[0].key",
+        "openings[3].tile",
+        "openings[5].parameters.shift_bits",
+    ],
+)
+def test_every_altered_input_of_ckks_is_noticed(
+    path: str, verify: Callable[..., list[str]]
+) -> None:
+    content = read("ckks")
+    for here, _, container, key in list(leaves(content)):
+        if here == path:
+            alter(container, key)
+    assert content != read("ckks")
+    assert verify(ckks=content)
+
+
+def test_ckks_vectors_have_what_a_second_implementation_could_get_wrong() -> None:
+    content = read("ckks")
+    guards = [len(case["moduli_bits"]) - 2 for case in content["parameters"]]
+    assert sorted(guards) == [0, 1, 1, 2]
+    assert {case["refused"] for case in content["refused_chunks"]["cases"]} == {True, False}
+    assert all(case["refused"] for case in content["refused_parameters"])

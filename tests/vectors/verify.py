@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from independent.ckks import verify_ckks
 from independent.closed_session import verify_closed
 from independent.counting import verify_counting
 from independent.decoy_session import verify_decoys
@@ -30,6 +31,7 @@ NAMES = (
     "votes",
     "closed",
     "decoys",
+    "ckks",
 )
 
 
@@ -46,6 +48,7 @@ def verify(files: dict[str, Json]) -> list[str]:
         "votes": lambda: verify_votes(files["votes"]),
         "closed": lambda: verify_closed(files["closed"]),
         "decoys": lambda: verify_decoys(files["decoys"]),
+        "ckks": lambda: verify_ckks(files["ckks"]),
     }
     lines = []
     for name, check in checks.items():
