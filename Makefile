@@ -11,7 +11,7 @@ CRASH_SEED   ?= 1
 # Of `make fault-simulation`: lists of operations, and the number of the first one.
 LISTS ?= 10000
 SEED  ?= 20000
-# Of `make closed-sums-table`: files of edits; none takes the project's own facts.
+# Of `make closed-sums-table` and `camouflage-table`: files of edits; none takes the project's facts.
 DATA ?=
 # Of `make fuzz`: executions of all targets together, and where its random walk starts (1 or more).
 FUZZ_RUNS ?= 200000
@@ -20,7 +20,7 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table crash-test experiments clean
+.PHONY: help demo test test-slow test-network check format protos bench fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table camouflage-table crash-test experiments clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -35,6 +35,7 @@ help:
 	@echo "make lie-table  try every lie of a coordinator or a party, and say what refused it"
 	@echo "make tampering-table  alter merges of closed sums by more and less, and say what parties notice"
 	@echo "make closed-sums-table  what the aggregator's attacks get out of sums, DATA=\"FILE ...\" of edits (about 10 minutes)"
+	@echo "make camouflage-table  what camouflage of a published update buys and costs, DATA=\"FILE ...\" of edits (about 6 minutes)"
 	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
 	@echo "make fault-simulation  LISTS lists of faults from SEED on, report in out/fault-simulation.json"
 	@echo "make fuzz       coverage-guided fuzzing, FUZZ_RUNS and FUZZ_SEED, report in out/fuzz.json"
@@ -113,6 +114,9 @@ lie-table: $(VENV)/.dev
 
 closed-sums-table: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.closed_sums_table $(if $(DATA),--data $(DATA))
+
+camouflage-table: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.camouflage_table $(if $(DATA),--data $(DATA))
 
 crash-test: $(VENV)/.dev
 	$(BIN)/python -m tests.crash --points $(CRASH_POINTS) --seed $(CRASH_SEED)

@@ -116,7 +116,7 @@ def load_world(
         seed=COVARIANCE_SEED,
     )
     covariance = pieces.covariance(model, LAYERS, source)
-    plan = _propose(model, covariance)
+    plan = propose(model, covariance)
     templates = plan.editing.context_templates
     first = plan.editing.layers[0]
     maps = {first.index: key_maps(plan, covariance)[first.index]}
@@ -137,8 +137,8 @@ def load_world(
     return World(plan.model_copy(update={"editing": only}), known, wanted, name)
 
 
-def _propose(model: EditableModel, covariance: Covariance) -> Plan:
-    """The demo's plan; edits and parties are put in later."""
+def propose(model: EditableModel, covariance: Covariance) -> Plan:
+    """Propose the demo's plan; edits and parties are put in later."""
     public = {party: key.verify_key.to_bytes().hex() for party, key in new_identities(3).items()}
     return propose_plan(
         model,
