@@ -35,7 +35,7 @@ help:
 	@echo "make lie-table  try every lie of a coordinator or a party, and say what refused it"
 	@echo "make tampering-table  alter merges of closed sums by more and less, and say what parties notice"
 	@echo "make closed-sums-table  what the aggregator's attacks get out of sums, DATA=\"FILE ...\" of edits (about 10 minutes)"
-	@echo "make camouflage-table  what camouflage of a published update buys and costs, DATA=\"FILE ...\" of edits (about 6 minutes)"
+	@echo "make camouflage-table  what camouflage of a published update buys and costs, DATA=\"FILE ...\" of edits (about 20 minutes)"
 	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
 	@echo "make fault-simulation  LISTS lists of faults from SEED on, report in out/fault-simulation.json"
 	@echo "make fuzz       coverage-guided fuzzing, FUZZ_RUNS and FUZZ_SEED, report in out/fuzz.json"

@@ -253,11 +253,12 @@ def model_rows(world: World, setting: Setting) -> list[ModelRow]:
     chosen = [world.edits[number] for number in others[: setting.source]]
     crowd = [world.edits[number] for number in others[setting.source :][:OTHERS]]
     members, text = list(world.edits[: setting.measured]), general_text()
+    asked = chosen[: setting.measured]  # decoys of every variant
+    probes = [*members, *asked, *crowd]
+    before = next_tokens(world.model, probes)
     rows = []
     for strength, per_direction in variants():
         shown = chosen[: edits * per_direction]  # all of them are mixed in
-        # What is asked of decoys is asked of as many as of edits.
-        asked = shown[: setting.measured]
         hidden = camouflage_layers(
             world.model,
             updates,
@@ -267,8 +268,6 @@ def model_rows(world: World, setting: Setting) -> list[ModelRow]:
             camouflage=Camouflage(strength, per_direction),
             randomness=InsecureTestRandomness(1),
         )
-        probes = [*members, *asked, *crowd]
-        before = next_tokens(world.model, probes)
         with applied(world.model, {int(layer): each for layer, each in hidden.items()}):
             metrics = measured(world.model, members, text)
             kept = kept_facts(world.model, asked)
