@@ -133,6 +133,16 @@ class KeyMap:
             return self._factor * ((rows @ self._basis) @ self._basis.T)
         return self._factor * rows
 
+    def remap_rows(self, rows: Matrix) -> Matrix:
+        """Undo `unmap_rows`: BΦ [r, d_in] to B [r, d'].
+
+        Rows of AlphaEdit's updates come back in the null space, where merged ones lie.
+        """
+        if self._lower is not None:
+            return rows @ self._lower
+        # On its range P is the identity.
+        return rows / self._factor
+
     @property
     def _factor(self) -> float:
         if self._scale is None:

@@ -83,6 +83,9 @@ def test_unmapping_rows_is_the_transpose_of_mapping_keys(
     assert key_map.map_keys(keys).shape == (key_map.mapped, 3)
     np.testing.assert_allclose(rows @ key_map.map_keys(keys), key_map.unmap_rows(rows) @ keys)
     assert "_lower" not in repr(key_map)
+    merged_rows = key_map.map_keys(keys).T
+    again = key_map.remap_rows(key_map.unmap_rows(merged_rows))
+    np.testing.assert_allclose(again, merged_rows, rtol=1e-9, atol=1e-12)
 
 
 def test_a_singular_covariance_gets_the_smallest_ridge_and_says_so(
