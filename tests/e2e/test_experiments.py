@@ -114,6 +114,7 @@ def test_every_kind_of_cell_ends_in_one_table(place: Path, tmp_path: Path) -> No
         assert "Eiffel" not in kept.read_text(), "results hold no text of an edit"
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_a_changed_file_runs_what_changed(
     place: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +188,7 @@ def test_a_failed_cell_is_reported_and_the_others_are_kept(place: Path, tmp_path
     assert len(list((out / "cells").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_missed_bound_is_exit_code_7_and_a_report_can_be_made_again(
     place: Path, tmp_path: Path
 ) -> None:

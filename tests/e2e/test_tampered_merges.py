@@ -57,7 +57,7 @@ def run(network: Network) -> None:
             network.join(party, network.channel(party, server.port))
             for party in network.federation.plan.party_ids
         ]
-        server.run(linger=5.0)
+        server.run(linger=1.5)
         for thread in threads:
             thread.join(30)
 
@@ -270,7 +270,7 @@ def test_the_weights_are_those_of_before_bit_by_bit(
             network.join(party, network.channel(party, server.port), editor=editor)
             for party, editor in editors.items()
         ]
-        server.run(linger=5.0)
+        server.run(linger=1.5)
         for thread in threads:
             thread.join(60)
     assert not network.reports
