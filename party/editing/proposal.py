@@ -56,10 +56,10 @@ RESIDUAL_FACTOR = 2.0
 that the last edited layer puts out for a short text. Twice, since ‖z‖ differs from text to text and
 a sequential session moves it. The demo's targets move by up to 0.86 ‖z‖ of their own."""
 
-LENGTH_FACTOR = 2.0
-"""Proposed ‖k̃‖² of keys of one length, in units of its mean over general text. It is 3 in the mean
-for the demo's facts, which need not be as strong as the strongest of them: at 3 their neighbourhood
-moves by 7 points, at 2 by LESS."""
+LENGTH_UNITS = 2.0
+"""Proposed ‖k̃‖² of keys of one length, in units of its mean over general text. Facts have 3 in the
+mean on the demo's model; the shorter ones decide how well all are edited, and the more there is of
+it, the more the neighbourhood moves (docs/closed-sums.md, section 10)."""
 
 LENGTH_REACH = 16.0
 """By how much keys of one length raise the cap of ‖r‖²: the largest residual may have a key of a
@@ -139,7 +139,7 @@ def propose_plan(
     timing: Timing | None = None,
     target_steps: int | None = None,
     skip_residual: float | None = None,
-    equal_lengths: bool = False,
+    length_units: float | None = None,
     memory: Memory | None = None,
     history: Sequence[SavedUpdate] = (),
     overlap: OverlapWish | None = None,
@@ -170,7 +170,8 @@ def propose_plan(
         timing: deadlines.
         target_steps: of the target search; None takes the published value.
         skip_residual: τ of `editing.skip_residual`; None edits all.
-        equal_lengths: scale all mapped keys to one length, `editing.key_length`.
+        length_units: scale all mapped keys to one length, `editing.key_length`: ‖k̃‖² is so many
+            times its mean over general text; None leaves them as they are.
         memory: how past edits take part; None leaves them out.
         history: updates of the earlier sessions that this one continues (`load_history`).
         overlap: count what parties share; None does not.
@@ -199,12 +200,12 @@ def propose_plan(
         residual_energy = _residual_energy(
             model, layer=max(layers), templates=templates, clamp_factor=defaults.clamp_factor
         )
-    if equal_lengths:
+    if length_units is not None:
         residual_energy *= LENGTH_REACH
     past = 0 if memory is None else len(parties) * memory.max_edits
     cover = 0 if closed is None else len(parties) * closed.cover_edits
     key_energy = KEY_FACTOR * parameters.key_energy
-    length = math.sqrt(LENGTH_FACTOR * parameters.key_energy) if equal_lengths else None
+    length = None if length_units is None else math.sqrt(length_units * parameters.key_energy)
     reach = 0.0
     if closed is not None:
         columns: float = max(party.max_edits for party in parties) + closed.cover_edits

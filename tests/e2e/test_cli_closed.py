@@ -42,8 +42,16 @@ def test_keys_of_one_length_bring_decoys_along(federation: Federation, tmp_path:
     shown = words(run_here("plan", "show", out).err)
     assert "residuals hidden to 0.01" in shown
     assert f"of length {plan.editing.key_length:.4g}" in shown
-    run_here(*plan_new(federation, out=other, decoy_bound=0.5), "--equal-lengths").ok()
+    options = {"decoy_bound": 0.5, "length_units": 8}
+    run_here(*plan_new(federation, out=other, **options), "--equal-lengths").ok()
     assert load_plan(other).closed == Closed(decoy_bound=0.5)
+    assert load_plan(other).editing.key_length == pytest.approx(2 * plan.editing.key_length)
+
+
+def test_units_of_a_length_need_keys_of_one(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "plan.toml"
+    refused = run_here(*plan_new(federation, out=out, length_units=3))
+    assert_refused(refused, INPUT, "--length-units: needs --equal-lengths")
 
 
 def test_keys_of_one_length_need_no_closed_sums(federation: Federation, tmp_path: Path) -> None:

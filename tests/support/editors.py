@@ -140,7 +140,7 @@ class TinyFederation:
             statistics=statistics,
             memory=memory,
             acceptance=acceptance,
-            equal_lengths=hidden,
+            length_units=2.0 if hidden else None,
             closed=Closed(decoy_bound=0.01) if hidden else CLOSED,
             **own_parameters(editor, self.covariance.matrices),
         )

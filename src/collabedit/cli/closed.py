@@ -48,6 +48,14 @@ EqualLengthsOption: TypeAlias = Annotated[
     ),
 ]
 
+LengthUnitsOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        help="Of --equal-lengths: squared length in units of its mean over text; default: 2.",
+    ),
+]
+
 
 def choose_closed(
     *,
@@ -83,6 +91,21 @@ def choose_closed(
         option = "--" + next(iter(given)).replace("_", "-")
         raise InputError(f"{option} has no meaning with --open-sums")
     return None
+
+
+def choose_length(
+    *, equal_lengths: bool, length_units: float | None, proposed: float
+) -> float | None:
+    """Return the squared length that keys get, in units of its mean over text; None for their own.
+
+    Raises:
+        InputError: units without keys of one length.
+    """
+    if not equal_lengths:
+        if length_units is not None:
+            raise InputError("--length-units: needs --equal-lengths")
+        return None
+    return proposed if length_units is None else length_units
 
 
 def propose_min_edits(room: int) -> int:

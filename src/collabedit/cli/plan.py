@@ -21,9 +21,11 @@ from collabedit.cli.closed import (
     CoverOption,
     DecoyBoundOption,
     EqualLengthsOption,
+    LengthUnitsOption,
     MinEditsOption,
     OpenSumsOption,
     choose_closed,
+    choose_length,
     describe_closed,
     propose_min_edits,
 )
@@ -133,6 +135,7 @@ def new(
     min_edits: MinEditsOption = None,
     decoy_bound: DecoyBoundOption = None,
     equal_lengths: EqualLengthsOption = False,
+    length_units: LengthUnitsOption = None,
     epsilon: EpsilonOption = None,
     delta: DeltaOption = None,
     privacy_unit: UnitOption = None,
@@ -141,7 +144,7 @@ def new(
     """Write a plan from a model, a covariance and the parties' public keys."""
     from collabedit.party.editing.covariance import load_covariance
     from collabedit.party.editing.model import load_model
-    from collabedit.party.editing.proposal import propose_plan
+    from collabedit.party.editing.proposal import LENGTH_UNITS, propose_plan
     from collabedit.party.editing.updates import load_chain
 
     if out.exists():
@@ -193,7 +196,9 @@ def new(
             history=history,
             overlap=wish,
             closed=closed,
-            equal_lengths=equal_lengths,
+            length_units=choose_length(
+                equal_lengths=equal_lengths, length_units=length_units, proposed=LENGTH_UNITS
+            ),
             acceptance=choose_acceptance(
                 asked=acceptance,
                 votes=votes,

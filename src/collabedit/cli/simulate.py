@@ -25,9 +25,11 @@ from collabedit.cli.closed import (
     CoverOption,
     DecoyBoundOption,
     EqualLengthsOption,
+    LengthUnitsOption,
     MinEditsOption,
     OpenSumsOption,
     choose_closed,
+    choose_length,
 )
 from collabedit.cli.console import (
     check_place,
@@ -154,6 +156,7 @@ def run(
     min_edits: MinEditsOption = None,
     decoy_bound: DecoyBoundOption = None,
     equal_lengths: EqualLengthsOption = False,
+    length_units: LengthUnitsOption = None,
     out: Annotated[Path | None, typer.Option(help="Report to write, JSON.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
@@ -167,7 +170,7 @@ def run(
     )
     from collabedit.party.editing.evaluate import evaluate
     from collabedit.party.editing.model import load_model
-    from collabedit.party.editing.proposal import propose_plan
+    from collabedit.party.editing.proposal import LENGTH_UNITS, propose_plan
     from collabedit.party.editing.targets import compute_targets
     from collabedit.party.edits import load_edits
     from collabedit.party.items import edit_items
@@ -217,7 +220,9 @@ def run(
             statistics="dense" if statistics == "dense" else "sketch",
             overlap=wish,
             closed=closed,
-            equal_lengths=equal_lengths,
+            length_units=choose_length(
+                equal_lengths=equal_lengths, length_units=length_units, proposed=LENGTH_UNITS
+            ),
             acceptance=choose_acceptance(
                 asked=acceptance,
                 votes=votes,

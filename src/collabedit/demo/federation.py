@@ -29,6 +29,9 @@ COVARIANCE_WEIGHT = 3500.0
 """λ. Llama's published 15,000, for models of billions, edits too weakly at 135M; below 2,000
 neighbouring facts begin to move."""
 
+LENGTH_UNITS = 1.25
+"""Of keys of one length: with so many paraphrase and neighbourhood are what they are without."""
+
 TARGET_STEPS = 20
 CERTIFICATE_DAYS = 2
 
@@ -162,7 +165,7 @@ def build_federation(
         editor=editor,
         covariance_weight=None if editor == "alphaedit" else COVARIANCE_WEIGHT,
         target_steps=TARGET_STEPS,
-        equal_lengths=equal_lengths,
+        length_units=LENGTH_UNITS if equal_lengths else None,
         closed=Closed(decoy_bound=PROPOSED_DECOY_BOUND if equal_lengths else None),
         timing=Timing(join=600, compute=600, round=120, upload=120, liveness=60),
     )

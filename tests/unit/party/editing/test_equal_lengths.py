@@ -11,7 +11,6 @@ from collabedit.errors import NumericError
 from collabedit.party.editing.baselines import PastKeys, centralised
 from collabedit.party.editing.key_map import key_scales
 from collabedit.party.editing.proposal import (
-    LENGTH_FACTOR,
     LENGTH_REACH,
     MAGNITUDE,
     fractional_bits,
@@ -73,11 +72,11 @@ def test_a_proposed_plan_has_room_for_what_it_asks_for(load_tiny: LoadTiny) -> N
     model = load_tiny("llama")
     plain = propose(model, moments(model))
     closed = Closed(decoy_bound=0.01, cover_edits=2)
-    plan = propose(model, moments(model), equal_lengths=True, closed=closed)
+    plan = propose(model, moments(model), length_units=3.0, closed=closed)
     assert plain.editing.key_length is None
     # The cap is 100 of the units that the length is 3 of.
     assert plan.editing.key_length is not None
-    assert plan.editing.key_length**2 == pytest.approx(plan.bounds.key_energy * LENGTH_FACTOR / 100)
+    assert plan.editing.key_length**2 == pytest.approx(plan.bounds.key_energy * 3 / 100)
     assert plan.bounds.residual_energy == LENGTH_REACH * plain.bounds.residual_energy
     assert plan.decoys == 3 * (4 + 2) + 1
     assert plan.aggregation.fractional_bits < plain.aggregation.fractional_bits
