@@ -17,7 +17,6 @@ It writes a JSON record, prints Markdown, and exits 1 if the document's claims d
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -48,7 +47,7 @@ from tests.audit.camouflage_world import (
     next_tokens,
 )
 from tests.audit.closed_world import PriorName, one_of_each_subject
-from tests.audit.consoles import wide_console
+from tests.audit.consoles import conclude, wide_console
 from tests.support.randomness import InsecureTestRandomness
 
 AttackName: TypeAlias = Literal["span", "pairs", "dictionary"]
@@ -399,16 +398,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "setting": asdict(setting),
         "attacks": [asdict(row) for row in attacks],
         "models": [asdict(row) for row in models],
-        "failures": missed,
-        "cpu_seconds": round(time.process_time() - began, 1),
         "cpu_seconds_of_attacks": round(began_models - began_attacks, 1),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    for line in missed:
-        console.print(f"FAILS: {line}")
-    console.print(f"{record['cpu_seconds']} s of CPU, record in {options.out}")
-    return 1 if missed else 0
+    return conclude(record, missed, out=options.out, began=began, console=console)
 
 
 if __name__ == "__main__":

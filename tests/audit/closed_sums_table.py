@@ -21,7 +21,6 @@ It writes a JSON record, prints Markdown, and exits 1
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -56,7 +55,7 @@ from tests.audit.closed_world import (
     one_of_each_subject,
     view_of,
 )
-from tests.audit.consoles import wide_console
+from tests.audit.consoles import conclude, wide_console
 
 DEFENCES: tuple[Defence, ...] = ("uploads", "sum", "basis", "basis+covers")
 """Of the attacks on directions; the others are for attacks by lengths."""
@@ -349,15 +348,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "setting": asdict(setting),
         "attacks": [asdict(row) for row in tables[0]],
         "spectrum": [asdict(row) for row in tables[1]],
-        "failures": missed,
-        "cpu_seconds": round(time.process_time() - began, 1),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    for line in missed:
-        console.print(f"FAILS: {line}")
-    console.print(f"{record['cpu_seconds']} s of CPU, record in {options.out}")
-    return 1 if missed else 0
+    return conclude(record, missed, out=options.out, began=began, console=console)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ re-assertions, or if without re-assertions it does not find the edits, which it 
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -68,7 +67,7 @@ from tests.audit.closed_world import (
     one_of_each_subject,
     view_of,
 )
-from tests.audit.consoles import wide_console
+from tests.audit.consoles import conclude, wide_console
 from tests.support.randomness import InsecureTestRandomness
 
 PARTIES = 3
@@ -528,15 +527,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "before": asdict(base),
         "sessions": [asdict(session) for session in sessions],
         "attacks": [asdict(row) for row in rows],
-        "failures": missed,
-        "cpu_seconds": round(time.process_time() - began, 1),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    for line in missed:
-        console.print(f"FAILS: {line}")
-    console.print(f"{record['cpu_seconds']} s of CPU, record in {options.out}")
-    return 1 if missed else 0
+    return conclude(record, missed, out=options.out, began=began, console=console)
 
 
 if __name__ == "__main__":
