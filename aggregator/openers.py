@@ -19,6 +19,20 @@ def opener_gone(opener: PartyId) -> RefusalError:
     )
 
 
+def hindrance(state: s.Summing | s.CollectingOpening) -> RefusalError | None:
+    """Return why the sum must not be opened any more: its opener left, or too many others did."""
+    if state.opener in state.progress.gone:
+        return opener_gone(state.opener)
+    left, threshold = state.confirmed - state.progress.gone, state.progress.setup.plan.threshold
+    if len(left) < threshold:
+        return RefusalError(
+            AbortReason.BELOW_THRESHOLD,
+            f"{len(left)} parties are left to verify, the plan asks for {threshold}",
+            culprit=None,
+        )
+    return None
+
+
 def offered(state: s.Summing, event: s.Summed) -> s.CollectingOpening:
     """Wait for the opener of a sum that is stored."""
     return s.CollectingOpening(

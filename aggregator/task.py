@@ -11,7 +11,13 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from collabedit.aggregator import states as s
-from collabedit.aggregator.openers import end_opening, offered, on_sum_opened, opener_gone
+from collabedit.aggregator.openers import (
+    end_opening,
+    hindrance,
+    offered,
+    on_sum_opened,
+    opener_gone,
+)
 from collabedit.aggregator.rounds import ROUNDS, expected, waiting_for
 from collabedit.aggregator.unmasking import recover_masks
 from collabedit.ciphertexts import choose_opener
@@ -356,8 +362,9 @@ def advance(state: s.State, event: s.Event) -> s.Step:
     """
     if isinstance(state, s.Summing):
         if isinstance(event, s.Summed):
-            if state.opener in state.progress.gone:
-                return _abort(state, state.progress, opener_gone(state.opener))
+            refusal = hindrance(state)
+            if refusal is not None:
+                return _abort(state, state.progress, refusal)
             receiver = frozenset({state.opener})
             offer = m.OfferSum(event.sum_digest, event.sum_bytes)
             return s.Step(offered(state, event), _to_all(state.progress, receiver, offer))
@@ -390,8 +397,12 @@ def _leave(state: s.Collecting | s.Working, party: PartyId, farewell: m.Abort) -
     )
     if isinstance(left, s.Summing | s.Opening):
         return s.Step(left)
-    if isinstance(left, s.CollectingOpening) and party != left.opener:
-        return s.Step(left)
+    if isinstance(left, s.CollectingOpening):
+        refusal = hindrance(left)
+        if refusal is None:
+            return s.Step(left)
+        if refusal.reason is AbortReason.BELOW_THRESHOLD:
+            return _abort(left, left.progress, refusal)
     answered = set(left.answers)
     if not isinstance(left, s.CollectingVerifications):
         # What they signed stays in the lists, but they will not answer what comes next.

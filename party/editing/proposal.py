@@ -240,7 +240,9 @@ def propose_plan(
         federation=Federation(
             threshold=minimum_threshold(len(parties)),
             corruptions=(
-                proposed_corruptions(len(parties)) if len(parties) > FULL_GRAPH_PARTIES else None
+                proposed_corruptions(len(parties))
+                if len(parties) > FULL_GRAPH_PARTIES and backend == "masked"
+                else None
             ),
             aggregator=aggregator,
             parties=tuple(parties),

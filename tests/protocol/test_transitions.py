@@ -408,13 +408,26 @@ def test_a_round_closed_without_answers_aborts_below_the_threshold(state: type, 
 def test_without_its_opener_a_task_ends(*, leaves: bool) -> None:
     full = encrypted()
     held = aggregator_state(full, a.CollectingOpening)
-    for party in (2, 3, 4, 5):
-        # The others have done their part.
-        held = leave(full, held, party).state
-        assert isinstance(held, a.CollectingOpening)
+    # One of the others may go: enough are left to verify.
+    held = leave(full, held, 5).state
+    assert isinstance(held, a.CollectingOpening)
     step = leave(full, held, 1) if leaves else aggregator_task.advance(held, a.RoundClosed())
     assert isinstance(step.state, a.Aborted)
     assert (step.state.reason, step.state.culprit) == (AbortReason.OPENER_GONE, 1)
+
+
+def test_nothing_is_opened_that_too_few_are_left_to_verify() -> None:
+    full = encrypted()
+    offered, added = (aggregator_state(full, kind) for kind in (a.CollectingOpening, a.Summing))
+    step = leave(full, leave(full, offered, 4).state, 5)
+    assert isinstance(step.state, a.Aborted)
+    assert step.state.reason is AbortReason.BELOW_THRESHOLD
+    assert 1 in {outbound.receiver for outbound in step.outbound}
+    held = leave(full, leave(full, added, 4).state, 5).state
+    assert isinstance(held, a.Summing)
+    step = aggregator_task.advance(held, AGGREGATOR_EVENT_SAMPLES[a.Summed])
+    assert isinstance(step.state, a.Aborted)
+    assert step.state.reason is AbortReason.BELOW_THRESHOLD
 
 
 def test_an_opener_that_left_is_offered_nothing() -> None:

@@ -17,7 +17,7 @@ from collabedit.ciphertexts import WORDS, task_chunks
 from collabedit.crypto.ckks.wire import HEADER_BYTES
 from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.encrypted import CHUNK_BYTES, CHUNK_WORDS, SEED_BYTES, SUM_CHUNK_BYTES
-from collabedit.errors import AbortReason
+from collabedit.errors import AbortReason, StorageError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party import decryption
 from collabedit.party.contribution import contributed_vector, uploaded_vector
@@ -26,7 +26,13 @@ from collabedit.plan import Plan
 from collabedit.proto.statements import RefusalError
 from collabedit.simulation import Faults, Outcome, Simulation
 from collabedit.sketch import LowRankUpdate, Matrix
-from tests.simulation.test_restarts import MortalJournal, QuickJournal, simulation
+from tests.simulation.test_restarts import (
+    MortalJournal,
+    MortalSimulation,
+    QuickJournal,
+    Restless,
+    simulation,
+)
 from tests.support.federations import TestFederation, encrypted_federation
 from tests.support.lies import Refusal
 
@@ -454,3 +460,51 @@ def test_a_crash_at_every_write_leaves_the_session_as_it_would_have_been(
             break
         at += 1
     assert at > 15
+
+
+def test_an_aggregator_restarted_before_every_message_ends_the_session(
+    tmp_path: Path, vectors: dict[PartyId, RingArray]
+) -> None:
+    federation = encrypted_federation(4, layers=2, tile_bytes=1 << 16)
+    (tmp_path / "restless").mkdir()
+
+    def journals() -> Iterator[Journal]:
+        while True:
+            yield QuickJournal(tmp_path / "restless" / "journal.sqlite")
+
+    restless = simulation(tmp_path / "restless", journals(), federation=federation, kind=Restless)
+    outcome, received = run(federation, restless)
+    assert outcome.aborted is None
+    assert len(received) == 8
+    plain = np.sum(list(vectors.values()), axis=0, dtype=np.uint64)
+    digest = hashlib.sha256(to_bytes(np.asarray(plain))).digest()
+    assert outcome.records[0].sum_digest == digest
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_stored_sum_that_is_damaged_is_named(damage: str, tmp_path: Path) -> None:
+    federation = encrypted_federation(4)
+    directory = tmp_path / "run"
+    directory.mkdir()
+
+    class StopError(Exception):
+        pass
+
+    class Stopped(MortalSimulation):
+        def _open(self, *_: object) -> None:
+            raise StopError
+
+    def journals() -> Iterator[Journal]:
+        while True:
+            yield QuickJournal(directory / "journal.sqlite")
+
+    stopped = simulation(directory, journals(), federation=federation, kind=Stopped)
+    with pytest.raises(StopError):
+        run(federation, stopped)
+    (stored,) = directory.rglob("*.sum")
+    if damage == "cut":
+        stored.write_bytes(stored.read_bytes()[:-1])
+    else:
+        stored.unlink()
+    with pytest.raises(StorageError, match=r"task-0\.sum"):
+        stopped.restart_aggregator()
