@@ -1,4 +1,7 @@
-"""Released updates on disk: written before anybody hears of them, read by every download."""
+"""Released updates on disk: written before anybody hears of them, read by every download.
+
+So is a sum of ciphertexts, which its opener alone reads.
+"""
 
 import contextlib
 import hashlib
@@ -34,13 +37,26 @@ class Bundles:
     def _path(self, task: TaskIndex) -> Path:
         return self._directory / f"task-{task}.update"
 
+    def _sum_path(self, task: TaskIndex) -> Path:
+        return self._directory / f"task-{task}.sum"
+
     def store(self, task: TaskIndex, bundle: bytes) -> None:
         """Write a bundle, whole or not at all. It can be read once it is released.
 
         Raises:
             StorageError: the disk refuses.
         """
-        path = self._path(task)
+        self._write(self._path(task), bundle)
+
+    def store_sum(self, task: TaskIndex, offer: bytes) -> None:
+        """Write what the opener of an encrypted sum is offered, whole or not at all.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        self._write(self._sum_path(task), offer)
+
+    def _write(self, path: Path, bundle: bytes) -> None:
         partial = path.with_suffix(".partial")
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -54,7 +70,7 @@ class Bundles:
                 sync(self._directory)
         except OSError as error:
             raise StorageError(
-                f"cannot store an update under {self._directory}: {error.strerror}"
+                f"cannot store an update or a sum under {self._directory}: {error.strerror}"
             ) from error
 
     def release(self, task: TaskIndex) -> None:
@@ -67,13 +83,24 @@ class Bundles:
         Raises:
             StorageError: it is gone or damaged.
         """
+        self._check(self._path(task), digest, what="update that was released")
+
+    def check_sum(self, task: TaskIndex, digest: bytes) -> None:
+        """Check that a stored sum is what was offered.
+
+        Raises:
+            StorageError: it is gone or damaged.
+        """
+        self._check(self._sum_path(task), digest, what="sum that was offered")
+
+    def _check(self, path: Path, digest: bytes, *, what: str) -> None:
         try:
-            with self._path(task).open("rb") as stream:
+            with path.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").digest()
         except OSError as error:
-            raise StorageError(f"{self._path(task)}: {error.strerror}") from error
+            raise StorageError(f"{path}: {error.strerror}") from error
         if found != digest:
-            raise StorageError(f"{self._path(task)}: is not the update that was released")
+            raise StorageError(f"{path}: is not the {what}")
 
     def chunks(self, task: TaskIndex) -> Iterator[bytes]:
         """Read a released bundle piece by piece.
@@ -85,6 +112,19 @@ class Bundles:
         if task not in self._released:
             raise UnexpectedMessageError(f"the update of task {task} is not released")
         return self._read(self._path(task))
+
+    def sum_chunks(self, task: TaskIndex) -> Iterator[bytes]:
+        """Read a stored sum piece by piece.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        return self._read(self._sum_path(task))
+
+    def forget_sum(self, task: TaskIndex) -> None:
+        """Remove a sum that is opened, if there is one."""
+        with contextlib.suppress(OSError):
+            self._sum_path(task).unlink()
 
     def _read(self, path: Path) -> Iterator[bytes]:
         try:

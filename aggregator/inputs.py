@@ -3,7 +3,7 @@
 import struct
 
 from collabedit.aggregator.journal import Input, InputKind
-from collabedit.aggregator.states import Event, Merged, MergeRefused, RoundClosed
+from collabedit.aggregator.states import Event, Merged, MergeRefused, RoundClosed, Summed
 from collabedit.errors import AbortReason, MalformedMessageError
 from collabedit.ids import TaskIndex
 from collabedit.proto.codec import decode_packet, encode_packet
@@ -11,6 +11,9 @@ from collabedit.proto.messages import KINDS, Packet
 
 _MERGED = struct.Struct(">32sQ32s")
 """Update digest, bytes of the update, sum digest."""
+
+_SUMMED = struct.Struct(">32sQ")
+"""Digest and bytes of what the opener is offered."""
 
 _REFUSED = struct.Struct(">I")
 """Abort reason; then the detail in UTF-8."""
@@ -37,6 +40,8 @@ def pack(change: Event | Packet) -> tuple[InputKind, bytes]:
         case Merged():
             data = _MERGED.pack(change.update_digest, change.update_bytes, change.sum_digest)
             return InputKind.MERGED, data
+        case Summed():
+            return InputKind.SUMMED, _SUMMED.pack(change.sum_digest, change.sum_bytes)
         case MergeRefused():
             data = _REFUSED.pack(change.reason) + change.detail.encode()
             return InputKind.MERGE_REFUSED, data
@@ -59,6 +64,8 @@ def unpack(entry: Input) -> Event | Packet:
                 return RoundClosed()
             case InputKind.MERGED:
                 return Merged(*_MERGED.unpack(data))
+            case InputKind.SUMMED:
+                return Summed(*_SUMMED.unpack(data))
             case InputKind.MERGE_REFUSED:
                 (reason,) = _REFUSED.unpack_from(data)
                 return MergeRefused(data[_REFUSED.size :].decode(), AbortReason(reason))

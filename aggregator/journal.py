@@ -71,6 +71,8 @@ class InputKind(enum.IntEnum):
     """The sum was opened and the update stored: `Merged`, packed."""
     MERGE_REFUSED = 4
     """The sum allows no merge: `MergeRefused`, packed."""
+    SUMMED = 5
+    """Ciphertexts were added and the sum stored for its opener: `Summed`, packed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Liveness:
         limit = timing.round
         if round_name.startswith("r0"):
             limit = timing.compute if task else timing.join
-        elif round_name.startswith("r3"):
+        elif round_name in {"r3-contribute", "r5-decrypt"}:
             limit = timing.upload
         elif round_name.startswith("r6") and self._plan.is_voted(task):
             limit = timing.compute  # each party evaluates the model before it votes

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from collabedit.aggregator.encrypted import opened_vector
 from collabedit.aggregator.states import Merged, MergeRefused, Opening
 from collabedit.aggregator.tiles import TileStore
 from collabedit.bounds import check_magnitude
@@ -36,13 +37,23 @@ class OpenedTask:
 Outcome: TypeAlias = OpenedTask | MergeRefused
 
 
-def open_and_merge(state: Opening, store: TileStore) -> Outcome:
-    """Open the sum over the survivors and merge it; a counting task's is released as it is."""
+def open_and_merge(state: Opening, store: TileStore, opened: TileStore | None = None) -> Outcome:
+    """Open the sum over the survivors and merge it; a counting task's is released as it is.
+
+    Args:
+        state: with what the sum still carries.
+        store: the uploads.
+        opened: of an encrypted sum, the opener's upload.
+    """
     setup = state.progress.setup
     plan, task = setup.plan, setup.context.task
     encoding = plan_encoding(plan)
     try:
-        total = store.open_sum(state.survivors, ring=encoding.ring, masks=state.masks)
+        if state.opener is not None and opened is not None:
+            integers = opened.read(state.opener, ring=encoding.ring)
+            total = opened_vector(plan, task, store, state.survivors, integers)
+        else:
+            total = store.open_sum(state.survivors, ring=encoding.ring, masks=state.masks)
     except StorageError as error:
         return MergeRefused(str(error), AbortReason.INTERNAL)
     if plan.counting(task):

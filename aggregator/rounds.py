@@ -12,6 +12,8 @@ ROUNDS: Mapping[type[s.State], str] = {
     s.CollectingContributions: "r3-contribute",
     s.CollectingSurvivorConfirmations: "r4-survivors",
     s.CollectingUnmaskings: "r5-unmask",
+    s.Summing: "r5-add",
+    s.CollectingOpening: "r5-decrypt",
     s.Opening: "r5-open",
     s.CollectingVerifications: "r6-verify",
 }
@@ -33,12 +35,14 @@ def expected(state: s.Collecting) -> frozenset[PartyId]:
             return state.survivors
         case s.CollectingUnmaskings():
             return state.confirmed
+        case s.CollectingOpening():
+            return frozenset({state.opener})
         case s.CollectingVerifications():
             return state.awaiting
 
 
 def waiting_for(state: s.State) -> frozenset[PartyId]:
     """Return who could still answer in this round."""
-    if isinstance(state, s.Opening | s.Completed | s.Aborted):
+    if isinstance(state, s.Summing | s.Opening | s.Completed | s.Aborted):
         return frozenset()
     return expected(state) - state.answers.keys() - state.progress.gone

@@ -374,13 +374,15 @@ class AggregatorServer:
         return self._coordinator.stored_tiles(call.caller, self._task(context))
 
     def _download(
-        self, _call: Call, _frames: Iterator[bytes], context: grpc.ServicerContext
+        self, call: Call, _frames: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        return self._chunks(self._task(context), context)
+        return self._chunks(call.caller, self._task(context), context)
 
-    def _chunks(self, task: TaskIndex, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _chunks(
+        self, caller: PartyId, task: TaskIndex, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
         try:
-            yield from self._coordinator.bundle_chunks(task)
+            yield from self._coordinator.download(caller, task)
         except CollabEditError as error:
             self._refuse(context, error)
 

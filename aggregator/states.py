@@ -4,6 +4,8 @@
     → CollectingSurvivorConfirmations → CollectingUnmaskings → Opening → CollectingVerifications
     → Completed, and from every one of them → Aborted.
 
+With encrypted sums Summing → CollectingOpening stand in the place of CollectingUnmaskings.
+
 A round ends when everybody whom it waits for has answered or left, or when the driver closes it
 (deadline passed, or the silent ones gave no sign of life). The aggregator never holds a private
 key, a seed or an unmasked contribution; from r5 on it holds, for each party, shares of one kind.
@@ -28,6 +30,7 @@ from collabedit.proto.messages import (
     Envelope,
     Packet,
     ShareKeys,
+    SumOpened,
     Unmask,
 )
 
@@ -166,6 +169,33 @@ class CollectingUnmaskings:
 
 
 @dataclass(frozen=True, slots=True)
+class Summing:
+    """r4 of encrypted sums done: the driver adds the survivors' ciphertexts.
+
+    Attributes:
+        opener: who alone may open the sum.
+        confirmed: survivors who signed the survivor set.
+    """
+
+    progress: Progress
+    survivors: frozenset[PartyId]
+    opener: PartyId
+    confirmed: frozenset[PartyId]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingOpening:
+    """r5 of encrypted sums. Counts an opening only once every tile of it is stored."""
+
+    progress: Progress
+    survivors: frozenset[PartyId]
+    opener: PartyId
+    confirmed: frozenset[PartyId]
+    sum_digest: bytes
+    answers: Mapping[PartyId, SumOpened] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Opening:
     """r5 done: the driver sums the survivors' tiles, takes these masks off, and merges.
 
@@ -173,6 +203,7 @@ class Opening:
         masks: what the sum of the survivors' vectors still carries.
         awaiting: survivors who are still there to receive the release.
         strays: wrong shares that were outvoted.
+        opener: of an encrypted sum, who uploaded the opened integers.
     """
 
     progress: Progress
@@ -180,6 +211,7 @@ class Opening:
     masks: tuple[SignedMask, ...] = field(repr=False)
     awaiting: frozenset[PartyId]
     strays: tuple[StrayShare, ...] = ()
+    opener: PartyId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +257,13 @@ Collecting: TypeAlias = (
     | CollectingContributions
     | CollectingSurvivorConfirmations
     | CollectingUnmaskings
+    | CollectingOpening
     | CollectingVerifications
 )
-State: TypeAlias = Collecting | Opening | Completed | Aborted
+Working: TypeAlias = Summing | Opening
+"""States in which the driver works, and nobody is waited for."""
+
+State: TypeAlias = Collecting | Working | Completed | Aborted
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +281,14 @@ class Merged:
 
 
 @dataclass(frozen=True, slots=True)
+class Summed:
+    """Local event: the ciphertexts are added, and what the opener is offered is stored."""
+
+    sum_digest: bytes
+    sum_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class MergeRefused:
     """Local event: the opened sums do not allow a merge, or there is no sum to open."""
 
@@ -252,7 +296,7 @@ class MergeRefused:
     reason: AbortReason = AbortReason.MERGE_FAILED
 
 
-Event: TypeAlias = RoundClosed | Merged | MergeRefused
+Event: TypeAlias = RoundClosed | Summed | Merged | MergeRefused
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,16 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from collabedit.aggregator import states as s
+from collabedit.aggregator.openers import (
+    end_opening,
+    hindrance,
+    offered,
+    on_sum_opened,
+    opener_gone,
+)
 from collabedit.aggregator.rounds import ROUNDS, expected, waiting_for
 from collabedit.aggregator.unmasking import recover_masks
+from collabedit.ciphertexts import choose_opener
 from collabedit.crypto.agreement import check_public
 from collabedit.crypto.graph import plan_neighbourhood
 from collabedit.errors import AbortReason, InvalidPublicKeyError, UnexpectedMessageError
@@ -104,11 +112,17 @@ def _on_contribute(
     state: s.CollectingContributions, sender: PartyId, message: m.Contribute, packet: m.Packet
 ) -> s.State:
     setup = state.progress.setup
-    if message.elements != setup.plan.task_length(setup.context.task):
+    wanted = setup.plan.upload_length(setup.context.task)
+    if message.elements != wanted:
         raise RefusalError(
             AbortReason.MALFORMED_MESSAGE,
-            f"{message.elements} elements where the plan has "
-            f"{setup.plan.task_length(setup.context.task)}",
+            f"{message.elements} elements where the plan has {wanted}",
+            culprit=sender,
+        )
+    if bool(message.seeds) != setup.plan.is_encrypted:
+        raise RefusalError(
+            AbortReason.MALFORMED_MESSAGE,
+            "seeds are signed with backend ckks, and with no other",
             culprit=sender,
         )
     return replace(
@@ -223,10 +237,17 @@ def _end_contribute(state: s.CollectingContributions, progress: s.Progress) -> s
 
 def _end_survivors(state: s.CollectingSurvivorConfirmations, progress: s.Progress) -> s.Step:
     confirmed = frozenset(state.answers)
-    following = s.CollectingUnmaskings(
-        progress, state.roster, state.sharers, state.graph, state.survivors, confirmed
-    )
     message = m.SurvivorsConfirmed(_in_order(state.answers))
+    following: s.State
+    if progress.setup.plan.is_encrypted:
+        opener = choose_opener(state.survivors)
+        if opener not in confirmed - progress.gone:
+            return _abort(state, progress, opener_gone(opener))
+        following = s.Summing(progress, state.survivors, opener, confirmed)
+    else:
+        following = s.CollectingUnmaskings(
+            progress, state.roster, state.sharers, state.graph, state.survivors, confirmed
+        )
     return s.Step(following, _to_all(progress, confirmed, message))
 
 
@@ -280,6 +301,7 @@ MESSAGES: Mapping[tuple[type[s.State], type[m.Message]], _File] = {
     (s.CollectingContributions, m.Contribute): _on_contribute,
     (s.CollectingSurvivorConfirmations, m.ConfirmSurvivors): _on_confirm_survivors,
     (s.CollectingUnmaskings, m.Unmask): _on_unmask,
+    (s.CollectingOpening, m.SumOpened): on_sum_opened,
     (s.CollectingVerifications, m.VerifyUpdate): _on_verify,
 }
 _ENDS: Mapping[type[s.State], Callable[[Any, s.Progress], s.Step]] = {
@@ -289,6 +311,7 @@ _ENDS: Mapping[type[s.State], Callable[[Any, s.Progress], s.Step]] = {
     s.CollectingContributions: _end_contribute,
     s.CollectingSurvivorConfirmations: _end_survivors,
     s.CollectingUnmaskings: _end_unmask,
+    s.CollectingOpening: end_opening,
     s.CollectingVerifications: _end_verify,
 }
 _TYPES = {kind: message for message, kind in m.KINDS.items()}
@@ -320,7 +343,7 @@ def receive(state: s.State, packet: m.Packet) -> s.Step:
         )
         return _leave(state, sender, farewell)
     file = MESSAGES.get((type(state), kind))
-    if isinstance(state, s.Opening) or file is None:
+    if isinstance(state, s.Summing | s.Opening) or file is None:
         raise UnexpectedMessageError(f"{kind.__name__} in {type(state).__name__}")
     if sender not in waiting_for(state):
         raise UnexpectedMessageError(f"party {sender} has answered or is not in this round")
@@ -337,7 +360,15 @@ def advance(state: s.State, event: s.Event) -> s.Step:
     Raises:
         UnexpectedMessageError: the event makes no sense in `state`.
     """
-    if isinstance(state, s.Opening):
+    if isinstance(state, s.Summing):
+        if isinstance(event, s.Summed):
+            refusal = hindrance(state)
+            if refusal is not None:
+                return _abort(state, state.progress, refusal)
+            receiver = frozenset({state.opener})
+            offer = m.OfferSum(event.sum_digest, event.sum_bytes)
+            return s.Step(offered(state, event), _to_all(state.progress, receiver, offer))
+    elif isinstance(state, s.Opening):
         if isinstance(event, s.Merged):
             release = m.Release(event.update_digest, event.update_bytes, event.sum_digest)
             following = s.CollectingVerifications(
@@ -348,15 +379,15 @@ def advance(state: s.State, event: s.Event) -> s.Step:
                 event.sum_digest,
             )
             return s.Step(following, _to_all(state.progress, state.awaiting, release))
-        if isinstance(event, s.MergeRefused):
-            refusal = RefusalError(event.reason, event.detail, culprit=None)
-            return _abort(state, state.progress, refusal)
     elif isinstance(event, s.RoundClosed) and not isinstance(state, s.Completed | s.Aborted):
         return _end_round(state)
+    if isinstance(state, s.Summing | s.Opening) and isinstance(event, s.MergeRefused):
+        refusal = RefusalError(event.reason, event.detail, culprit=None)
+        return _abort(state, state.progress, refusal)
     raise UnexpectedMessageError(f"{type(event).__name__} in {type(state).__name__}")
 
 
-def _leave(state: s.Collecting | s.Opening, party: PartyId, farewell: m.Abort) -> s.Step:
+def _leave(state: s.Collecting | s.Working, party: PartyId, farewell: m.Abort) -> s.Step:
     progress = state.progress
     if party in progress.gone:
         return s.Step(state)
@@ -364,8 +395,14 @@ def _leave(state: s.Collecting | s.Opening, party: PartyId, farewell: m.Abort) -
     left = replace(
         state, progress=replace(progress, gone=progress.gone | {party}, farewells=farewells)
     )
-    if isinstance(left, s.Opening):
+    if isinstance(left, s.Summing | s.Opening):
         return s.Step(left)
+    if isinstance(left, s.CollectingOpening):
+        refusal = hindrance(left)
+        if refusal is None:
+            return s.Step(left)
+        if refusal.reason is AbortReason.BELOW_THRESHOLD:
+            return _abort(left, left.progress, refusal)
     answered = set(left.answers)
     if not isinstance(left, s.CollectingVerifications):
         # What they signed stays in the lists, but they will not answer what comes next.
@@ -377,7 +414,7 @@ def _leave(state: s.Collecting | s.Opening, party: PartyId, farewell: m.Abort) -
 
 
 def _end_round(state: s.State) -> s.Step:
-    assert not isinstance(state, s.Opening | s.Completed | s.Aborted)  # noqa: S101  for mypy
+    assert not isinstance(state, s.Summing | s.Opening | s.Completed | s.Aborted)  # noqa: S101
     progress = state.progress
     name = ROUNDS[type(state)]
     known = {dropout.party for dropout in progress.dropouts}
@@ -386,6 +423,10 @@ def _end_round(state: s.State) -> s.Step:
         progress,
         dropouts=progress.dropouts + tuple(_dropout(progress, party, name) for party in silent),
     )
+    if isinstance(state, s.CollectingOpening):
+        if not state.answers:
+            return _abort(state, progress, opener_gone(state.opener))
+        return _ENDS[type(state)](state, progress)
     threshold = progress.setup.plan.threshold
     going_on = set(state.answers)
     if not isinstance(state, s.CollectingVerifications):
@@ -417,7 +458,7 @@ def _dropout(progress: s.Progress, party: PartyId, round_name: str) -> s.Dropout
     return s.Dropout(party, round_name, farewell.reason, farewell.culprit)
 
 
-def _abort(state: s.Collecting | s.Opening, progress: s.Progress, refusal: RefusalError) -> s.Step:
+def _abort(state: s.Collecting | s.Working, progress: s.Progress, refusal: RefusalError) -> s.Step:
     # Dropouts of earlier rounds were told when they dropped, the silent ones of this round not yet.
     told = {dropout.party for dropout in state.progress.dropouts}
     ended = s.Aborted(refusal.reason, refusal.culprit, str(refusal), progress.dropouts)

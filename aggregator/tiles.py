@@ -30,7 +30,7 @@ from collabedit.errors import (
 )
 from collabedit.exchange import Tile, TileLayout, tile_digest, tiles_root
 from collabedit.ids import PartyId, TaskIndex
-from collabedit.proto.messages import Contribute
+from collabedit.proto.messages import Contribute, SumOpened
 from collabedit.proto.statements import RefusalError
 
 _FIRST = TaskIndex(0)
@@ -207,7 +207,7 @@ class TileStore:
                 return None
             return tiles_root(upload.settled[index] for index in range(self._layout.tiles))
 
-    def check(self, party: PartyId, message: Contribute) -> None:
+    def check(self, party: PartyId, message: Contribute | SumOpened) -> None:
         """Check that what is stored of a party is what it signed, whole.
 
         Raises:
@@ -223,6 +223,23 @@ class TileStore:
                 "the stored tiles are not the signed ones",
                 culprit=party,
             )
+
+    def read(self, party: PartyId, *, ring: Ring) -> RingArray:
+        """Return a party's whole upload, read-only: [elements].
+
+        Raises:
+            StorageError: it is gone, too short or altered.
+        """
+        layout, upload = self._layout, self._upload(party)
+        try:
+            found = np.memmap(upload.path, dtype=ring.dtype, mode="r", shape=(layout.elements,))
+        except (OSError, ValueError) as error:
+            raise self._damage(party) from error
+        for index in range(layout.tiles):
+            digest = tile_digest(index, to_bytes(found[layout.bounds(index)]))
+            if digest != upload.settled.get(index):
+                raise self._damage(party)
+        return found
 
     def open_sum(
         self, survivors: Iterable[PartyId], *, ring: Ring, masks: tuple[SignedMask, ...]

@@ -11,6 +11,7 @@ items in a counting task and K̃ and R with closed sums. So one task never has t
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
+from collabedit.ciphertexts import seeds_digest, upload_seeds
 from collabedit.crypto.kdf import SECRET_BYTES
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
@@ -41,17 +42,20 @@ from collabedit.plan import Plan
 
 @dataclass(slots=True)
 class MaskedUpload:
-    """Frames of one contribution, made one at a time as the network takes them.
+    """Frames of one contribution or opened sum, made one at a time as the network takes them.
 
     Attributes:
-        encoded: fixed-point values, checked against the plan's bound, still unmasked.
-        masks: of this task.
+        encoded: fixed-point values, checked against the plan's bound, still unmasked; or
+            ciphertexts, or opened integers.
+        masks: of this task; none for the latter two.
         layout: how the vector is cut.
+        seeds: of ciphertexts, the digest that is signed beside the root.
     """
 
     encoded: RingArray = field(repr=False)
     masks: tuple[SignedMask, ...] = field(repr=False)
     layout: TileLayout
+    seeds: bytes = b""
     _digests: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     def frames(self, skip: Container[int] = frozenset()) -> Iterator[bytes]:
@@ -78,7 +82,7 @@ class MaskedUpload:
             if index not in self._digests:
                 self._frame(index)
         root = tiles_root(self._digests[index] for index in range(self.layout.tiles))
-        return Uploaded(self.layout.elements, self.layout.tiles, root)
+        return Uploaded(self.layout.elements, self.layout.tiles, root, self.seeds)
 
 
 def contributed_vector(
@@ -105,6 +109,27 @@ def contributed_vector(
     seed = bytes(brought[:SECRET_BYTES]) if plan.decoys else None
     statistics = statistics_from_bytes(plan, task, brought[len(seed or b"") :])
     return closed.contribute(setup.me, statistics, decoy_seed=seed)
+
+
+def uploaded_vector(setup: TaskSetup, vector: RingArray, group_secret: bytes | None) -> RingArray:
+    """Return what a party uploads of its vector before masks: itself, or its ciphertexts.
+
+    Ciphertexts are fresh on each call: one task may have one only.
+
+    Args:
+        setup: of the task.
+        vector: see `contributed_vector`.
+        group_secret: of the task, if it needs one.
+
+    Raises:
+        NumericError: a number is beyond the plan's magnitude bound.
+    """
+    if not setup.plan.is_encrypted:
+        return vector
+    from collabedit.party.decryption import encrypted_upload  # noqa: PLC0415  needs TenSEAL
+
+    assert group_secret is not None  # noqa: S101  such a task has the full graph
+    return encrypted_upload(setup, vector, group_secret)
 
 
 def bring(
@@ -136,8 +161,9 @@ def bring(
 def masked_upload(
     plan: Plan, task: TaskIndex, encoded: RingArray, masks: tuple[SignedMask, ...]
 ) -> MaskedUpload:
-    """Prepare the frames of an encoded contribution."""
-    return MaskedUpload(encoded, masks, TileLayout.of(plan, task))
+    """Prepare the frames of an encoded contribution, or of its ciphertexts."""
+    seeds = seeds_digest(upload_seeds(plan, task, encoded)) if plan.is_encrypted else b""
+    return MaskedUpload(encoded, masks, TileLayout.of(plan, task), seeds)
 
 
 def check_edits(plan: Plan, me: PartyId, edits: int) -> None:

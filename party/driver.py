@@ -10,6 +10,7 @@ import time
 
 from collabedit.acceptance import Assessment, Vote, describe
 from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
+from collabedit.crypto.rng import Randomness
 from collabedit.errors import (
     AbortReason,
     CollabEditError,
@@ -23,13 +24,14 @@ from collabedit.party import states as s
 from collabedit.party.candidate import Candidate
 from collabedit.party.channel import Channel
 from collabedit.party.closing import Released, UnverifiedError
-from collabedit.party.contribution import contributed_vector, masked_upload
+from collabedit.party.contribution import contributed_vector, masked_upload, uploaded_vector
 from collabedit.party.member import Observer, OpeningRecord
 from collabedit.party.replay import InputLog, Replayed
 from collabedit.party.task import advance, receive
 from collabedit.party.witness import Witness
 from collabedit.plan import Plan
 from collabedit.proto import messages as m
+from collabedit.proto.statements import RefusalError
 
 _POLL_SECONDS = 1.0
 
@@ -99,12 +101,10 @@ class TaskDriver:
                 self._take(replayed.step, replayed=True)
             while not isinstance(self._state, s.Completed):
                 state = self._state
-                if isinstance(state, s.Contributing):
-                    self._upload(state, brought)
-                elif isinstance(state, s.FetchingUpdate):
+                if isinstance(state, s.FetchingUpdate):
                     released, assessment = self._fetch(state, candidate)
                 elif state is not None:
-                    self._receive(state)
+                    self._go_on(state, setup, brought)
         except SessionAbortedError:
             raise
         except ProtocolError:
@@ -126,6 +126,15 @@ class TaskDriver:
             )
         return completed, released, assessment
 
+    def _go_on(self, state: s.State, setup: s.TaskSetup, brought: bytes | memoryview) -> None:
+        if isinstance(state, s.Contributing):
+            self._upload(state, brought)
+        elif isinstance(state, s.OpeningSum):
+            # Noise is drawn from the system, not from what the machine replays.
+            self._open(state, setup.randomness)
+        else:
+            self._receive(state)
+
     def _upload(self, state: s.Contributing, brought: bytes | memoryview) -> None:
         task = state.setup.context.task
         encoded = self._contribution(state, brought)
@@ -143,12 +152,44 @@ class TaskDriver:
         task = setup.context.task
 
         def make() -> RingArray:
-            return contributed_vector(setup, brought, state.group_secret)
+            vector = contributed_vector(setup, brought, state.group_secret)
+            return uploaded_vector(setup, vector, state.group_secret)
 
         if not self._plan.is_closed(task):
             return make()  # whole numbers, which come out alike each time
         data = self._log.contribution(task, lambda: to_bytes(make()))
         return from_bytes(Ring.from_bits(self._plan.aggregation.ring_bits), data)
+
+    def _open(self, state: s.OpeningSum, randomness: Randomness) -> None:
+        """Open the one sum that this task's key opens, and hand in what it says."""
+        from collabedit.party.decryption import (  # noqa: PLC0415  needs TenSEAL
+            open_offer,
+            opened_upload,
+        )
+
+        context = state.setup.context
+        task = context.task
+        self._observer("opening", {"task": task, "survivors": len(state.survivors)})
+        was_begun = self._log.begin_opening(state.sum_digest)
+        if self._ledger is not None:
+            self._ledger.record_key(context.session_id, task, replayed=was_begun)
+
+        def make() -> memoryview:
+            offer = self._channel.download(task, limit=state.sum_bytes)
+            return to_bytes(open_offer(state, offer, randomness))
+
+        try:
+            opened = from_bytes(Ring.Z64, self._log.opening(task, make))
+        except RefusalError as refusal:
+            detail = str(refusal).removeprefix(f"{refusal.reason.name}: ")
+            self._take(advance(state, s.SumRefused(refusal.reason, detail, refusal.culprit)))
+            raise
+        upload = opened_upload(self._plan, task, opened)
+        self._channel.upload(task, upload.frames)
+        event = upload.uploaded()
+        step = advance(state, event)
+        self._log.uploaded(event, step)
+        self._take(step)
 
     def _fetch(
         self, state: s.FetchingUpdate, candidate: Candidate
@@ -232,7 +273,9 @@ class TaskDriver:
 
     def _take(self, step: s.Step, *, replayed: bool = False) -> None:
         self._state = step.state
-        if isinstance(step.state, s.AwaitingRelease) and self._ledger is not None:
+        # An encrypted sum may be opened without us, once our upload is signed.
+        opens = s.AwaitingSurvivors if self._plan.is_encrypted else s.AwaitingRelease
+        if isinstance(step.state, opens) and self._ledger is not None:
             context = step.state.setup.context
             self._ledger.record(context.session_id, context.task, replayed=replayed)
         if isinstance(step.state, s.Aborted):

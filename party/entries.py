@@ -6,7 +6,7 @@ wrote it. Integers are little-endian.
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
@@ -92,8 +92,30 @@ class ContributionMade:
 
 
 @dataclass(frozen=True, slots=True)
+class OpeningBegun:
+    """The one opening of the task's key is about to be made.
+
+    Attributes:
+        digest: of the sum that is opened, and no other.
+    """
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningMade:
+    """The one opening of the task's key was made; it is stored beside the journal.
+
+    Attributes:
+        digest: SHA-256 of the opened integers.
+    """
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class UploadAccepted:
-    """Every tile was acknowledged."""
+    """Every tile of the contribution, or of the opened sum, was acknowledged."""
 
     event: Uploaded
     answer: bytes
@@ -150,10 +172,17 @@ class EditsCounted:
     counts: tuple[Count, ...] = field(repr=False)
 
 
+Made: TypeAlias = ContributionMade | OpeningBegun | OpeningMade
 Input: TypeAlias = PacketAccepted | UploadAccepted | UpdateAccepted
-Entry: TypeAlias = (
-    SessionStarted | TaskStarted | ContributionMade | Input | TaskCompleted | EditsCounted
-)
+Entry: TypeAlias = SessionStarted | TaskStarted | Made | Input | TaskCompleted | EditsCounted
+
+
+_MADE_KINDS: Final[Mapping[type[Made], bytes]] = {
+    ContributionMade: b"\x08",
+    OpeningMade: b"\x09",
+    OpeningBegun: b"\x0a",
+}
+_MADE_OF = {kind: made for made, kind in _MADE_KINDS.items()}
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -167,12 +196,13 @@ def encode_entry(entry: Entry) -> bytes:
         return b"\x03" + _ACCEPTED.pack(entry.cursor, entry.answer) + entry.packet
     if isinstance(entry, UploadAccepted):
         event = entry.event
-        return b"\x04" + _UPLOADED.pack(event.elements, event.tiles, event.root, entry.answer)
+        fixed = _UPLOADED.pack(event.elements, event.tiles, event.root, entry.answer)
+        return b"\x04" + fixed + event.seeds
     if isinstance(entry, UpdateAccepted):
         fetched = _FETCHED.pack(entry.digest, entry.answer)
         return b"\x05" + fetched + _encode_assessment(entry.assessment)
-    if isinstance(entry, ContributionMade):
-        return b"\x08" + _MADE.pack(entry.digest)
+    if isinstance(entry, Made):
+        return _MADE_KINDS[type(entry)] + _MADE.pack(entry.digest)
     if isinstance(entry, EditsCounted):
         return b"\x07" + b"".join(_COUNT.pack(c.claims, c.copies) for c in entry.counts)
     count, secret = len(entry.survivors), entry.group_secret or b""
@@ -240,8 +270,8 @@ def decode_entry(data: bytes) -> Entry:
             cursor, answer = _ACCEPTED.unpack_from(body)
             return PacketAccepted(cursor, answer, body[_ACCEPTED.size :])
         if kind == b"\x04":
-            elements, tiles, root, answer = _UPLOADED.unpack(body)
-            return UploadAccepted(Uploaded(elements, tiles, root), answer)
+            elements, tiles, root, answer = _UPLOADED.unpack_from(body)
+            return UploadAccepted(Uploaded(elements, tiles, root, body[_UPLOADED.size :]), answer)
         if kind == b"\x05":
             digest, answer = _FETCHED.unpack_from(body)
             return UpdateAccepted(digest, answer, _decode_assessment(body[_FETCHED.size :]))
@@ -266,8 +296,8 @@ def decode_entry(data: bytes) -> Entry:
             )
         if kind == b"\x07":
             return EditsCounted(tuple(Count(*pair) for pair in _COUNT.iter_unpack(body)))
-        if kind == b"\x08":
-            return ContributionMade(*_MADE.unpack(body))
+        if kind in _MADE_OF:
+            return _MADE_OF[kind](*_MADE.unpack(body))
     except struct.error as error:
         raise ValueError("a record of another length") from error
     raise ValueError("a record of another kind")
@@ -282,6 +312,8 @@ class OpenSession:
         completed: its finished tasks in order.
         task: the task that has begun, None between two tasks.
         made: its contribution, where that is computed during the task.
+        begun: of which sum it began the opening.
+        opened: that opening, once it was made.
         inputs: what that task's machine accepted.
         counted: of a session that counts, from the end of its counting task on.
     """
@@ -292,6 +324,8 @@ class OpenSession:
     inputs: tuple[Input, ...] = ()
     counted: EditsCounted | None = None
     made: ContributionMade | None = None
+    begun: OpeningBegun | None = None
+    opened: OpeningMade | None = None
 
     @property
     def cursor(self) -> int:
@@ -300,7 +334,7 @@ class OpenSession:
         return max([entry.cursor for entry in self.completed[-1:]] + read, default=0)
 
     def with_entry(
-        self, entry: TaskStarted | ContributionMade | Input | TaskCompleted | EditsCounted
+        self, entry: TaskStarted | Made | Input | TaskCompleted | EditsCounted
     ) -> "OpenSession":
         """Return the session after one more record.
 
@@ -322,11 +356,22 @@ class OpenSession:
             return replace(self, task=entry)
         if self.task is None:
             raise ValueError("an input outside of a task")
+        if isinstance(entry, Made):
+            return self._with_made(entry)
+        return replace(self, inputs=(*self.inputs, entry))
+
+    def _with_made(self, entry: Made) -> "OpenSession":
         if isinstance(entry, ContributionMade):
             if self.made is not None:
                 raise ValueError("a task has one contribution")
             return replace(self, made=entry)
-        return replace(self, inputs=(*self.inputs, entry))
+        if isinstance(entry, OpeningBegun):
+            if self.begun is not None:
+                raise ValueError("a key opens one sum")
+            return replace(self, begun=entry)
+        if self.begun is None or self.opened is not None:
+            raise ValueError("a key opens one sum")
+        return replace(self, opened=entry)
 
 
 def fold_entries(entries: Iterable[Entry]) -> OpenSession:

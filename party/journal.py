@@ -9,6 +9,7 @@ differently. Everything is sealed under a key in a file of its own.
     WORK/journal/session.journal   records of `party.entries`
     WORK/journal/task-K.vector     contribution to the task that runs, or what it is made of
     WORK/journal/task-K.encoded    encoded contribution, where it is made during the task
+    WORK/journal/task-K.opened     integers of the encrypted sum that this party opened
     WORK/journal/task-K.update     update of a task, as it was fetched
     WORK/journal/lock              held while a process takes part
 
@@ -37,6 +38,9 @@ from collabedit.party.entries import (
     EditsCounted,
     Entry,
     Input,
+    Made,
+    OpeningBegun,
+    OpeningMade,
     OpenSession,
     SessionStarted,
     TaskCompleted,
@@ -150,7 +154,7 @@ class PartyJournal:
         if session is not None:
             wanted |= {_SESSION, *(_update_name(entry.task) for entry in session.completed)}
             if session.task is not None:
-                names = (_vector_name, _encoded_name, _update_name)
+                names = (_vector_name, _encoded_name, _opened_name, _update_name)
                 wanted |= {name(session.task.task) for name in names}
         self._remove(self._names() - wanted)
 
@@ -219,7 +223,8 @@ class PartyJournal:
         session = session.with_entry(entry)
         self._rewrite(session)
         self.unfinished = session
-        self._remove([_vector_name(entry.task), _encoded_name(entry.task)])
+        names = (_vector_name, _encoded_name, _opened_name)
+        self._remove([name(entry.task) for name in names])
 
     def encoded(self, task: TaskIndex, make: Callable[[], bytes | memoryview]) -> bytes:
         """Return the contribution to a task, made once and durable before it is returned.
@@ -241,6 +246,46 @@ class PartyJournal:
         if hashlib.sha256(data).digest() != made.digest:
             raise JournalError(
                 f"{path}: is not the contribution that was made for this task; "
+                f"{self._storage.advice}"
+            )
+        return data
+
+    def begin_opening(self, sum_digest: bytes) -> bool:
+        """Fix which sum the task's key opens; tell whether it was begun before. Durable on return.
+
+        Raises:
+            JournalError: the opening of another sum was begun before.
+            StorageError: the disk refuses; nothing may be opened.
+        """
+        begun = self._session().begun
+        if begun is None:
+            self._append(OpeningBegun(sum_digest))
+            return False
+        if begun.digest != sum_digest:
+            raise JournalError(
+                f"{self._folder}: the key of this task opens another sum; {self._storage.advice}"
+            )
+        return True
+
+    def opened(self, task: TaskIndex, make: Callable[[], bytes | memoryview]) -> bytes:
+        """Return the opening of a task's sum, made once and durable before it is returned.
+
+        Two openings of one sum would be flooded twice. `begin_opening` comes before.
+
+        Raises:
+            JournalError: what was made is missing or damaged.
+            StorageError: the disk refuses.
+        """
+        path, made = self._folder / _opened_name(task), self._session().opened
+        if made is None:
+            data = bytes(make())
+            write_sealed(path, self._storage, _chunks(data))
+            self._append(OpeningMade(hashlib.sha256(data).digest()))
+            return data
+        data = b"".join(read_sealed(path, self._storage))
+        if hashlib.sha256(data).digest() != made.digest:
+            raise JournalError(
+                f"{path}: is not the one opening that was made for this task; "
                 f"{self._storage.advice}"
             )
         return data
@@ -296,7 +341,7 @@ class PartyJournal:
         assert self.unfinished is not None  # noqa: S101  the caller began one
         return self.unfinished
 
-    def _append(self, entry: TaskStarted | ContributionMade | Input) -> None:
+    def _append(self, entry: TaskStarted | Made | Input) -> None:
         assert self._file is not None  # noqa: S101  the caller began a session
         session = self._session().with_entry(entry)
         self._file.append(encode_entry(entry))
@@ -350,6 +395,10 @@ def _vector_name(task: TaskIndex) -> str:
 
 def _encoded_name(task: TaskIndex) -> str:
     return f"task-{task}.encoded"
+
+
+def _opened_name(task: TaskIndex) -> str:
+    return f"task-{task}.opened"
 
 
 def _chunks(data: bytes | memoryview) -> Iterator[bytes]:

@@ -30,6 +30,8 @@ class Opening:
     edits: str
     session: str
     task: int
+    is_key: bool = False
+    """Of an encrypted sum that this party itself opened, with the task's key."""
 
 
 class Ledger:
@@ -73,7 +75,7 @@ class Ledger:
                 )
 
     def record(self, session_id: bytes, task: TaskIndex, *, replayed: bool = False) -> None:
-        """Write an opening to disk before it happens.
+        """Write an opening to disk before it happens; or before a ciphertext is signed.
 
         Args:
             session_id: of the session.
@@ -87,8 +89,25 @@ class Ledger:
             StorageError: the disk refuses; the caller must not open.
             InputError: the file is damaged.
         """
+        self._record(session_id, task, replayed=replayed, is_key=False)
+
+    def record_key(self, session_id: bytes, task: TaskIndex, *, replayed: bool) -> None:
+        """Write down that the key of an encrypted sum opens it, before it does.
+
+        Args:
+            session_id: of the session.
+            task: whose sum is opened.
+            replayed: the party's journal has that opening, or that it was begun.
+
+        Raises:
+            JournalError, StorageError, InputError: as of `record`; the caller must not open.
+        """
+        self._record(session_id, task, replayed=replayed, is_key=True)
+
+    def _record(self, session_id: bytes, task: TaskIndex, *, replayed: bool, is_key: bool) -> None:
         known = any(
-            (opening.session, opening.task) == (session_id.hex(), task) for opening in self._read()
+            (opening.session, opening.task, opening.is_key) == (session_id.hex(), task, is_key)
+            for opening in self._read()
         )
         if known and replayed:
             return
@@ -98,8 +117,8 @@ class Ledger:
                 "and the journal does not know of it: the work directory is an older copy. "
                 "Nothing is opened a second time; give the session up with --abandon"
             )
-        line = json.dumps({"edits": self._edits, "session": session_id.hex(), "task": task})
-        append_line(self._path, line)
+        values = {"edits": self._edits, "session": session_id.hex(), "task": task}
+        append_line(self._path, json.dumps({**values, "key": True} if is_key else values))
 
     def _read(self) -> list[Opening]:
         try:
@@ -110,8 +129,15 @@ class Ledger:
         for number, line in enumerate(lines, 1):
             try:
                 values = json.loads(line)
-                openings.append(Opening(values["edits"], values["session"], values["task"]))
-            except (ValueError, KeyError, TypeError) as error:
+                openings.append(
+                    Opening(
+                        values["edits"],
+                        values["session"],
+                        values["task"],
+                        values.get("key", False),
+                    )
+                )
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(
                     f"{self._path}: line {number} is damaged; without it nobody can tell which "
                     "sums were opened. Restore the file, or move it away if you know"

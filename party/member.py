@@ -117,3 +117,6 @@ class OpeningRecord(Protocol):
 
     def record(self, session_id: bytes, task: TaskIndex, *, replayed: bool = False) -> None:
         """Store durably that the shares which open this task are about to leave."""
+
+    def record_key(self, session_id: bytes, task: TaskIndex, *, replayed: bool) -> None:
+        """Store durably that this party is about to open the encrypted sum of this task."""

@@ -118,6 +118,25 @@ class InputLog:
         """
         return make() if self._journal is None else self._journal.encoded(task, make)
 
+    def begin_opening(self, sum_digest: bytes) -> bool:
+        """Fix which sum the task's key opens; tell whether the journal knew of that before.
+
+        Raises:
+            JournalError: it knows of another sum.
+            StorageError: the disk refuses; nothing may be opened.
+        """
+        return self._journal is not None and self._journal.begin_opening(sum_digest)
+
+    def opening(
+        self, task: TaskIndex, make: Callable[[], bytes | memoryview]
+    ) -> bytes | memoryview:
+        """Return the opening of a task's sum, the same after a restart.
+
+        Raises:
+            StorageError: the disk refuses; nothing may be uploaded.
+        """
+        return make() if self._journal is None else self._journal.opened(task, make)
+
     def uploaded(self, event: s.Uploaded, step: s.Step) -> None:
         """Write down that the upload was acknowledged.
 

@@ -5,6 +5,9 @@
     ─SurvivorsConfirmed→ AwaitingRelease ─Release→ FetchingUpdate ─UpdateFetched→
     AwaitingVerification ─UpdateVerified→ Completed
 
+With encrypted sums the opener goes from AwaitingSurvivorConfirmations ─SurvivorsConfirmed→
+AwaitingSum ─OfferSum→ OpeningSum ─Uploaded→ AwaitingRelease, the others straight to the last,
+
 and from every state but the last ─Abort or a broken rule→ Aborted. Private keys live from r0 to r3,
 shares from r1 to r5; what a later round doesn't need is gone with the state that held it.
 """
@@ -127,13 +130,39 @@ class AwaitingSurvivors:
 
 @dataclass(frozen=True, slots=True)
 class AwaitingSurvivorConfirmations:
-    """r4: we signed one survivor set."""
+    """r4: we signed one survivor set.
+
+    `seeds` are the digests that its parties signed of theirs, of encrypted sums.
+    """
 
     setup: TaskSetup
     shares: Mapping[PartyId, HeldShares] = field(repr=False)
     survivors: frozenset[PartyId]
     survivor_transcript: bytes
     group_secret: bytes | None = field(repr=False)
+    seeds: Mapping[PartyId, bytes] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingSum:
+    """r5 of encrypted sums: we are the opener, and the sum is not yet offered."""
+
+    setup: TaskSetup
+    survivors: frozenset[PartyId]
+    group_secret: bytes | None = field(repr=False)
+    seeds: Mapping[PartyId, bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningSum:
+    """r5 of encrypted sums: the driver fetches the one sum of this digest, opens and uploads it."""
+
+    setup: TaskSetup
+    survivors: frozenset[PartyId]
+    group_secret: bytes | None = field(repr=False)
+    seeds: Mapping[PartyId, bytes] = field(repr=False)
+    sum_digest: bytes
+    sum_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +236,8 @@ State: TypeAlias = (
     | Contributing
     | AwaitingSurvivors
     | AwaitingSurvivorConfirmations
+    | AwaitingSum
+    | OpeningSum
     | AwaitingRelease
     | FetchingUpdate
     | AwaitingVerification
@@ -217,11 +248,27 @@ State: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """Local event: every tile of the masked vector was acknowledged."""
+    """Local event: every tile of the masked vector, ciphertexts or opened sum was acknowledged.
+
+    `seeds` is the digest of the ciphertexts' seeds, else empty.
+    """
 
     elements: int
     tiles: int
     root: bytes
+    seeds: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SumRefused:
+    """Local event: the offered sum was not opened, or not released.
+
+    `culprit` is None if nobody can tell who spoiled it.
+    """
+
+    reason: AbortReason
+    detail: str
+    culprit: PartyId | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +305,9 @@ class Contradicted:
     detail: str
 
 
-Event: TypeAlias = Uploaded | UpdateFetched | UpdateRefused | LeaveSession | Contradicted
+Event: TypeAlias = (
+    Uploaded | SumRefused | UpdateFetched | UpdateRefused | LeaveSession | Contradicted
+)
 
 
 @dataclass(frozen=True, slots=True)

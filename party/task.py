@@ -34,6 +34,13 @@ from collabedit.party.checks import (
     open_share,
 )
 from collabedit.party.counting import Counter
+from collabedit.party.opener import (
+    after_survivors,
+    on_decrypted,
+    on_offer,
+    on_refused,
+    signed_seeds,
+)
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import context_fields, open_envelope, sign_message
 from collabedit.proto.neighbours import check_receivers, find_neighbours, find_owners
@@ -163,6 +170,12 @@ def _on_confirmed(state: s.AwaitingConfirmations, message: m.Confirmed, _: Attac
     if any(confirm.transcript != state.transcript for confirm in opened.values()):
         raise blame_aggregator(AbortReason.ROSTER_FORK, "parties were shown different rosters")
     own = owner_context(setup.context, setup.me)
+    if setup.plan.is_encrypted:
+        return s.Step(
+            s.Contributing(
+                setup, frozenset(state.roster), state.transcript, {}, (), state.group_secret
+            )
+        )
     masks = [SignedMask(1, Keystream(self_mask_key(state.self_mask_seed, own)))]
     masks += [
         SignedMask(
@@ -194,7 +207,8 @@ def _counter(setup: s.TaskSetup, group_secret: bytes | None) -> Counter:
 
 
 def _on_uploaded(state: s.Contributing, event: s.Uploaded) -> s.Step:
-    contribution = _sign(state.setup, m.Contribute(event.elements, event.tiles, event.root))
+    message = m.Contribute(event.elements, event.tiles, event.root, event.seeds)
+    contribution = _sign(state.setup, message)
     following = s.AwaitingSurvivors(
         state.setup,
         state.parties,
@@ -213,11 +227,12 @@ def _on_survivors(
     contributions = open_relayed(setup, message.contributions, m.Contribute, allowed=state.parties)
     # SPEC 4.5(b): whoever contributed and is called dropped would be unmasked by what follows.
     check_own(message.contributions, setup.me, state.contribution)
+    seeds = signed_seeds(setup, contributions)
     transcript = survivor_transcript(
         setup.context, roster=state.transcript, contributions=message.contributions
     )
     following = s.AwaitingSurvivorConfirmations(
-        setup, state.shares, frozenset(contributions), transcript, state.group_secret
+        setup, state.shares, frozenset(contributions), transcript, state.group_secret, seeds
     )
     return s.Step(following, (m.Packet(_sign(setup, m.ConfirmSurvivors(transcript))),))
 
@@ -231,6 +246,8 @@ def _on_survivors_confirmed(
         raise blame_aggregator(
             AbortReason.SURVIVOR_FORK, "parties were shown different survivor sets"
         )
+    if setup.plan.is_encrypted:
+        return after_survivors(state)
     # SPEC 4.6(a): one kind of share for each owner; the two kinds together unmask that owner.
     shares: dict[PartyId, m.Share] = {
         owner: m.SelfMaskShare(held.self_mask)
@@ -313,11 +330,14 @@ MESSAGES = {
     (s.AwaitingConfirmations, m.Confirmed): _on_confirmed,
     (s.AwaitingSurvivors, m.ProposeSurvivors): _on_survivors,
     (s.AwaitingSurvivorConfirmations, m.SurvivorsConfirmed): _on_survivors_confirmed,
+    (s.AwaitingSum, m.OfferSum): on_offer,
     (s.AwaitingRelease, m.Release): _on_release,
     (s.AwaitingVerification, m.UpdateVerified): _on_verified,
 }
 EVENTS: Mapping[tuple[type[s.State], type[s.Event]], Callable[[Any, Any], s.Step]] = {
     (s.Contributing, s.Uploaded): _on_uploaded,
+    (s.OpeningSum, s.Uploaded): on_decrypted,
+    (s.OpeningSum, s.SumRefused): on_refused,
     (s.FetchingUpdate, s.UpdateFetched): _on_fetched,
     (s.FetchingUpdate, s.UpdateRefused): _on_refused,
 }

@@ -158,11 +158,42 @@ def _decode_share_keys(proto: pb.ShareKeys) -> m.ShareKeys:
 
 
 def _encode_contribute(message: m.Contribute) -> ProtoMessage:
-    return pb.Contribute(elements=message.elements, tiles=message.tiles, root=message.root)
+    return pb.Contribute(
+        elements=message.elements, tiles=message.tiles, root=message.root, seeds=message.seeds
+    )
 
 
 def _decode_contribute(proto: pb.Contribute) -> m.Contribute:
-    return m.Contribute(proto.elements, proto.tiles, _digest(proto.root, "root of the tiles"))
+    root = _digest(proto.root, "root of the tiles")
+    if proto.seeds:
+        _digest(proto.seeds, "digest of the seeds")
+    return m.Contribute(proto.elements, proto.tiles, root, proto.seeds)
+
+
+def _encode_offer_sum(message: m.OfferSum) -> ProtoMessage:
+    return pb.OfferSum(sum_digest=message.sum_digest, sum_bytes=message.sum_bytes)
+
+
+def _decode_offer_sum(proto: pb.OfferSum) -> m.OfferSum:
+    return m.OfferSum(_digest(proto.sum_digest, "digest of the offered sum"), proto.sum_bytes)
+
+
+def _encode_sum_opened(message: m.SumOpened) -> ProtoMessage:
+    return pb.SumOpened(
+        sum_digest=message.sum_digest,
+        elements=message.elements,
+        tiles=message.tiles,
+        root=message.root,
+    )
+
+
+def _decode_sum_opened(proto: pb.SumOpened) -> m.SumOpened:
+    return m.SumOpened(
+        _digest(proto.sum_digest, "digest of the offered sum"),
+        proto.elements,
+        proto.tiles,
+        _digest(proto.root, "root of the tiles"),
+    )
 
 
 def _encode_unmask(message: m.Unmask) -> ProtoMessage:
@@ -273,6 +304,8 @@ _BODIES_BY_TYPE: Mapping[type, _Body] = {
     m.ConfirmSurvivors: _single(pb.ConfirmSurvivors, m.ConfirmSurvivors, "transcript"),
     m.SurvivorsConfirmed: _list(pb.SurvivorsConfirmed, m.SurvivorsConfirmed, "confirmations"),
     m.Unmask: (pb.Unmask, _encode_unmask, _decode_unmask),
+    m.OfferSum: (pb.OfferSum, _encode_offer_sum, _decode_offer_sum),
+    m.SumOpened: (pb.SumOpened, _encode_sum_opened, _decode_sum_opened),
     m.Release: (pb.Release, _encode_release, _decode_release),
     m.VerifyUpdate: (pb.VerifyUpdate, _encode_verify_update, _decode_verify_update),
     m.UpdateVerified: _list(pb.UpdateVerified, m.UpdateVerified, "confirmations"),

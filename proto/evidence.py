@@ -132,6 +132,8 @@ _REPEATED: Mapping[type[m.Message], AbortReason] = {
     # Whoever answers both would reveal both kinds of share of an owner.
     m.ProposeSurvivors: AbortReason.REPEATED_OPENING,
     m.SurvivorsConfirmed: AbortReason.REPEATED_OPENING,
+    # Whoever opens both tells their difference, and about the key.
+    m.OfferSum: AbortReason.REPEATED_OPENING,
     m.Release: AbortReason.UPDATE_FORK,
     m.UpdateVerified: AbortReason.UPDATE_FORK,
 }
@@ -141,6 +143,7 @@ _REPEATED_BY_PARTY: Mapping[type[m.Message], AbortReason] = {
     m.Confirm: AbortReason.ROSTER_FORK,
     m.Contribute: AbortReason.SURVIVOR_FORK,
     m.ConfirmSurvivors: AbortReason.SURVIVOR_FORK,
+    m.SumOpened: AbortReason.REPEATED_OPENING,
     m.VerifyUpdate: AbortReason.UPDATE_FORK,
 }
 _ENTRIES: Mapping[type[m.Message], tuple[str, type[m.Message]]] = {

@@ -114,11 +114,12 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Contribute:
-    """r3: what this party uploaded."""
+    """r3: what this party uploaded; of ciphertexts also the digest of their seeds, else empty."""
 
     elements: int
     tiles: int
     root: bytes
+    seeds: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,24 @@ class Unmask:
     """r5: one share of each party of the transcript. A mapping cannot hold two for one owner."""
 
     shares: Mapping[PartyId, Share] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OfferSum:
+    """r5 of encrypted sums: the opener may fetch the sum; its digest and length."""
+
+    sum_digest: bytes
+    sum_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SumOpened:
+    """r5 of encrypted sums: what the opener uploaded, of which offer."""
+
+    sum_digest: bytes
+    elements: int
+    tiles: int
+    root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +232,8 @@ Message: TypeAlias = (
     | ConfirmSurvivors
     | SurvivorsConfirmed
     | Unmask
+    | OfferSum
+    | SumOpened
     | Release
     | VerifyUpdate
     | UpdateVerified
@@ -234,6 +255,8 @@ KINDS: Mapping[type, int] = {
     SurvivorsConfirmed: 51,
     Unmask: 60,
     Release: 61,
+    OfferSum: 62,
+    SumOpened: 63,
     VerifyUpdate: 70,
     UpdateVerified: 71,
     Abort: 90,

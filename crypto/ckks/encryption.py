@@ -36,18 +36,29 @@ class Uploader:
     def encrypt(
         self, values: npt.NDArray[np.float64], packing: Packing, *, first: int, chunks: int
     ) -> list[bytes]:
+        """Encrypt part of a vector of reals; see `encrypt_integers`.
+
+        Raises:
+            NumericError: a value is not finite or beyond the bound.
+        """
+        integers = packing.fixed_point.encode(values).view(np.int64)
+        return self.encrypt_integers(integers, packing, first=first, chunks=chunks)
+
+    def encrypt_integers(
+        self, integers: npt.NDArray[np.int64], packing: Packing, *, first: int, chunks: int
+    ) -> list[bytes]:
         """Encrypt part of a vector: at most `BATCH` chunks.
 
         Args:
-            values: whole chunks, but for the vector's last one.
+            integers: fixed-point, whole chunks, but for the vector's last one.
             packing: of the task.
             first: place of the first chunk.
             chunks: of the whole vector.
 
         Raises:
-            NumericError: a value is not finite or beyond the bound.
+            NumericError: an integer is beyond the bound.
         """
-        transformed = seal_context(self.parameters).to_ntt(packing.encode(values))
+        transformed = seal_context(self.parameters).to_ntt(packing.encode_integers(integers))
         return [
             self._encrypt_chunk(message, first + place, chunks)
             for place, message in enumerate(transformed)
@@ -122,6 +133,27 @@ def encrypt_vector(
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+
+
+def encrypt_integers(
+    key: SecretKey, integers: npt.NDArray[np.int64], packing: Packing
+) -> Iterator[bytes]:
+    """Encrypt a vector of fixed-point integers like `encrypt_vector`, in this process.
+
+    Raises:
+        NumericError: an integer is beyond the bound; at the first chunk.
+        ValueError: parameters differ, or the vector is empty.
+    """
+    if packing.parameters != key.parameters:
+        raise ValueError("the packing and the key have different parameters")
+    if integers.ndim != 1 or not len(integers):
+        raise ValueError("a vector with one number at least is encrypted")
+    packing.check_integers(integers)
+    uploader, degree = Uploader(key), packing.parameters.ring_degree
+    chunks = packing.parameters.chunks(len(integers))
+    for first in range(0, chunks, BATCH):
+        part = integers[first * degree : (first + BATCH) * degree]
+        yield from uploader.encrypt_integers(part, packing, first=first, chunks=chunks)
 
 
 _WORKERS: list[Uploader] = []

@@ -1,6 +1,7 @@
 """The secret key of one task, its public form, and their bytes.
 
-One party draws a key and seals it to the others; the key serves one task and one opening. Deleting
+A task's parties derive its key from their group secret, or one draws it and seals it to the others;
+it serves one task and one opening. Deleting
 the last reference lets SEAL overwrite the polynomial (`seal::SecretKey` clears on destruction);
 copies that Python made of the bytes are not overwritten, see THREAT_MODEL on memory.
 """
@@ -11,10 +12,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from collabedit.crypto.ckks.flooding import uniform_residues
 from collabedit.crypto.ckks.modular import Residues, to_centred, to_residues
 from collabedit.crypto.ckks.parameters import CkksParameters
 from collabedit.crypto.ckks.seal import Handle, seal_context
 from collabedit.crypto.kdf import DIGEST_BYTES, transcript_hash
+from collabedit.crypto.keystream import Keystream
 from collabedit.errors import CryptoError, MalformedMessageError, UnexpectedMessageError
 
 _TERNARY: Final = 3
@@ -50,12 +53,21 @@ class SecretKey:
 
     @classmethod
     def generate(cls, parameters: CkksParameters) -> "SecretKey":
-        """Draw a fresh key.
-
-        SEAL draws it, from the system's generator: a key that could be drawn again from a seed of
-        ours would need a sampler of ours.
-        """
+        """Draw a fresh key; SEAL draws it, from the system's generator."""
         return cls(parameters, seal_context(parameters).generate_key())
+
+    @classmethod
+    def derive(cls, parameters: CkksParameters, seed: bytes) -> "SecretKey":
+        """Expand a key from a secret, the same key each time (SPEC 7.8).
+
+        Uniform trits, as SEAL's own sampler gives, by rejection from a keystream.
+
+        Args:
+            parameters: of the plan.
+            seed: 32 uniformly random bytes that serve nothing else.
+        """
+        codes = uniform_residues(Keystream(seed), 0, parameters.ring_degree, _TERNARY)
+        return cls.from_bytes(parameters, pack_ternary(parameters, to_centred(codes, _TERNARY)))
 
     @classmethod
     def from_bytes(cls, parameters: CkksParameters, data: bytes) -> "SecretKey":

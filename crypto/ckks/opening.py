@@ -89,6 +89,15 @@ class Opening:
     def open(
         self, index: int, data: bytes, seeds: Mapping[PartyId, bytes]
     ) -> npt.NDArray[np.float64]:
+        """Open a chunk of a sum of uploads under the secret key, as reals.
+
+        Arguments and errors as of `open_integers`.
+        """
+        return self._packing.decode(self.open_integers(index, data, seeds))
+
+    def open_integers(
+        self, index: int, data: bytes, seeds: Mapping[PartyId, bytes]
+    ) -> npt.NDArray[np.int64]:
         """Open a chunk of a sum of uploads under the secret key.
 
         Args:
@@ -97,7 +106,7 @@ class Opening:
             seeds: of every contributor, as each of them signed it: this method cannot tell.
 
         Returns:
-            The numbers of the chunk: n of them, fewer in the last.
+            The sums of fixed-point integers of the chunk: n of them, fewer in the last.
 
         Raises:
             MalformedMessageError: not a chunk of these parameters, or another one.
@@ -134,7 +143,7 @@ class Opening:
             raise CryptoError("these uploads were made under the secret key: use open")
         first, second = self._decode(index, data, Form.PAIR)
         phase = seal_context(self._packing.parameters).phase(self._key.seal_key(), first, second)
-        return self._release(index, phase)
+        return self._packing.decode(self._release(index, phase))
 
     def _decode(self, index: int, data: bytes, form: Form) -> Residues:
         if index in self._opened:
@@ -150,7 +159,7 @@ class Opening:
             terms=len(self._contributors),
         ).residues
 
-    def _release(self, index: int, phase: Residues) -> npt.NDArray[np.float64]:
+    def _release(self, index: int, phase: Residues) -> npt.NDArray[np.int64]:
         # Before anything depends on the phase: a chunk that is refused below is spent too.
         self._opened.add(index)
         parameters = self._packing.parameters
@@ -162,8 +171,9 @@ class Opening:
             ]
         )
         integers = rescale_flooded(parameters, coefficients, self._stream, index)
-        left = self._values - index * parameters.ring_degree
-        return self._packing.decode(integers)[:left]
+        # What fills up the last chunk is checked, too: nobody contributed to it.
+        self._packing.check_sum(integers)
+        return integers[: self._values - index * parameters.ring_degree]
 
     def __repr__(self) -> str:
         return f"Opening({self.plan!r})"

@@ -77,14 +77,34 @@ class Packing:
         Raises:
             NumericError: a value is not finite or beyond the bound.
         """
+        return self.encode_integers(self.fixed_point.encode(values).view(np.int64))
+
+    def check_integers(self, integers: npt.NDArray[np.int64]) -> None:
+        """Refuse what `encode_integers` has no room for.
+
+        Raises:
+            NumericError: an integer is beyond what the bound allows one party.
+        """
+        if integers.size and max(int(integers.max()), -int(integers.min())) > self.largest_integer:
+            raise NumericError(
+                f"a contribution exceeds the magnitude bound {self.magnitude_bound:g}"
+            )
+
+    def encode_integers(self, integers: npt.NDArray[np.int64]) -> Residues:
+        """Write numbers that are fixed-point integers already; see `encode`.
+
+        Raises:
+            NumericError: an integer is beyond what the bound allows one party.
+        """
+        self.check_integers(integers)
         degree, prime = self.parameters.ring_degree, self.parameters.data_prime
-        padded = np.zeros(self.parameters.chunks(len(values)) * degree, np.int64)
-        padded[: len(values)] = self.fixed_point.encode(values).view(np.int64)
+        padded = np.zeros(self.parameters.chunks(len(integers)) * degree, np.int64)
+        padded[: len(integers)] = integers
         residues = to_residues(padded, prime).reshape(-1, degree)
         return multiply_mod(residues, self.parameters.guard, prime)
 
-    def decode(self, integers: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Read opened integers as reals.
+    def check_sum(self, integers: npt.NDArray[np.int64]) -> None:
+        """Refuse opened integers that no sum can have.
 
         Raises:
             NumericError: one is beyond what N parties within the bound can make. It was encrypted
@@ -95,6 +115,14 @@ class Packing:
                 "an opened sum is beyond what the parties may contribute together: an upload was "
                 "made under another key or altered, or a party broke its bound"
             )
+
+    def decode(self, integers: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Read opened integers as reals.
+
+        Raises:
+            NumericError: see `check_sum`.
+        """
+        self.check_sum(integers)
         return np.ldexp(integers.astype(np.float64), -self.parameters.scale_bits)
 
 

@@ -17,6 +17,7 @@ from collabedit.closed import Closed
 from collabedit.crypto.graph import FULL_GRAPH_PARTIES
 from collabedit.crypto.rng import Randomness
 from collabedit.editing import Editing, EditorName, Layer, Targets
+from collabedit.encrypted import PRIME_BITS, guard_bits
 from collabedit.errors import InputError, NumericError
 from collabedit.federation import Coordinator, Federation, Party
 from collabedit.memory import Memory
@@ -33,7 +34,7 @@ from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.tokens import prompt_ids
 from collabedit.party.editing.updates import SavedUpdate, continued
 from collabedit.party.edits import SLOT
-from collabedit.plan import Aggregation, Bounds, Model, Plan, Timing
+from collabedit.plan import Aggregation, BackendName, Bounds, Model, Plan, Timing
 from collabedit.sketch import OVERSAMPLING, Matrix
 from collabedit.threat_model import minimum_threshold, proposed_corruptions
 
@@ -41,6 +42,9 @@ CONTEXT_TEMPLATES = ("{}", "The following is well known. {}", "As everybody can 
 """Fixed texts, since sampled ones would differ from party to party."""
 
 CLOSED = Closed()
+
+ENCRYPTED_BITS = (24, 40)
+"""Least and most of ciphertexts, whose prime has 60 bits for sum and guard together."""
 
 FRACTIONAL_BITS = {64: (40, 46), 32: (18, 18)}
 """Least and most by ring. More would be below what float64 has of numbers of a few hundred."""
@@ -133,6 +137,7 @@ def propose_plan(
     shift: float | None = None,
     schedule: Literal["sequential", "parallel"] = "sequential",
     statistics: Literal["sketch", "dense"] = "sketch",
+    backend: BackendName = "masked",
     ring_bits: Literal[32, 64] = 64,
     tile_bytes: int = 1 << 20,
     templates: Sequence[str] = CONTEXT_TEMPLATES,
@@ -164,6 +169,7 @@ def propose_plan(
         shift: λ_l of `ridge`, for all layers.
         schedule: see DESIGN of the plan's `editing`.
         statistics: `sketch`, or the paper's `dense`.
+        backend: `masked` or `ckks`.
         ring_bits: 64 or 32.
         tile_bytes: of an upload frame.
         templates: fixed context templates, the bare one among them.
@@ -214,15 +220,30 @@ def propose_plan(
             residuals=sum(party.max_edits for party in parties) * residual_energy,
             keys=columns * (key_energy if length is None else length**2),
         )
+    capacity = sum(party.max_edits for party in parties) + past + cover + OVERSAMPLING
+    room = ring_bits - 1
     bits = fractional_bits(ring_bits, len(parties), reach)
-    bound = _HEADROOM * 2.0 ** (ring_bits - 1 - bits) / len(parties)
+    if backend == "ckks":
+        decoys = 0 if closed is None or closed.decoy_bound is None else capacity
+        lengths = [
+            (layer.mapped + layer.outputs + decoys) * capacity
+            if statistics == "sketch"
+            else layer.mapped * (layer.mapped + 1) // 2 + (layer.outputs + decoys) * layer.mapped
+            for layer in parameters.layers
+        ]
+        longest = sum(lengths) if schedule == "parallel" else max(lengths)
+        room = PRIME_BITS[0] - 1 - guard_bits(longest, len(parties))
+        bits = encrypted_bits(room, len(parties), reach)
+    bound = _HEADROOM * 2.0 ** (room - bits) / len(parties)
     return Plan(
         version=1,
         name=name,
         federation=Federation(
             threshold=minimum_threshold(len(parties)),
             corruptions=(
-                proposed_corruptions(len(parties)) if len(parties) > FULL_GRAPH_PARTIES else None
+                proposed_corruptions(len(parties))
+                if len(parties) > FULL_GRAPH_PARTIES and backend == "masked"
+                else None
             ),
             aggregator=aggregator,
             parties=tuple(parties),
@@ -257,9 +278,9 @@ def propose_plan(
             ),
         ),
         aggregation=Aggregation(
-            backend="masked",
+            backend=backend,
             statistics=statistics,
-            capacity=sum(party.max_edits for party in parties) + past + cover + OVERSAMPLING,
+            capacity=capacity,
             ring_bits=ring_bits,
             fractional_bits=bits,
             magnitude_bound=float(int(bound)),
@@ -286,6 +307,22 @@ def fractional_bits(ring_bits: int, parties: int, decoys: float = 0.0) -> int:
     least, most = FRACTIONAL_BITS[ring_bits]
     room = math.log2(_HEADROOM * 2.0 ** (ring_bits - 1) / (parties * max(MAGNITUDE, decoys)))
     return min(math.floor(room) if decoys > MAGNITUDE else max(math.floor(room), least), most)
+
+
+def encrypted_bits(room: int, parties: int, decoys: float = 0.0) -> int:
+    """Return f of ciphertexts: what `MAGNITUDE` and decoys leave of `room`, in `ENCRYPTED_BITS`.
+
+    Raises:
+        InputError: they leave too little.
+    """
+    least, most = ENCRYPTED_BITS
+    left = math.floor(math.log2(_HEADROOM * 2.0**room / (parties * max(MAGNITUDE, decoys))))
+    if left < least:
+        raise InputError(
+            f"backend ckks leaves {left} fractional bits, {least} are the least: use masked, fewer "
+            "parties, or no decoys"
+        )
+    return min(left, most)
 
 
 @dataclass(frozen=True, slots=True)

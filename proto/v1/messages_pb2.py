@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"collabedit/proto/v1/messages.proto\x12\rcollabedit.v1\"\xa0\x01\n\x08\x45nvelope\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\r\x12\x0e\n\x06sender\x18\x03 \x01(\r\x12\x13\n\x0bplan_digest\x18\x04 \x01(\x0c\x12\x12\n\nsession_id\x18\x05 \x01(\x0c\x12\x0c\n\x04task\x18\x06 \x01(\r\x12\r\n\x05\x63hain\x18\x07 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x08 \x01(\x0c\x12\x11\n\tsignature\x18\t \x01(\x0c\"H\n\x06Packet\x12)\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x17.collabedit.v1.Envelope\x12\x13\n\x0b\x61ttachments\x18\x02 \x03(\x0c\"\x06\n\x04Join\"\t\n\x07Welcome\"5\n\tAdvertise\x12\x13\n\x0bmask_public\x18\x01 \x01(\x0c\x12\x13\n\x0bseal_public\x18\x02 \x01(\x0c\"9\n\x06Roster\x12/\n\x0e\x61\x64vertisements\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"/\n\x0bShareDigest\x12\x10\n\x08receiver\x18\x01 \x01(\r\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"p\n\tShareKeys\x12\x1c\n\x14self_mask_commitment\x18\x01 \x01(\x0c\x12\x18\n\x10group_commitment\x18\x02 \x01(\x0c\x12+\n\x07\x64igests\x18\x03 \x03(\x0b\x32\x1a.collabedit.v1.ShareDigest\";\n\x0bRelayShares\x12,\n\x0b\x63ommitments\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"\x1d\n\x07\x43onfirm\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\";\n\tConfirmed\x12.\n\rconfirmations\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\";\n\nContribute\x12\x10\n\x08\x65lements\x18\x01 \x01(\x04\x12\r\n\x05tiles\x18\x02 \x01(\r\x12\x0c\n\x04root\x18\x03 \x01(\x0c\"B\n\x10ProposeSurvivors\x12.\n\rcontributions\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"&\n\x10\x43onfirmSurvivors\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\"D\n\x12SurvivorsConfirmed\x12.\n\rconfirmations\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"\\\n\rRevealedShare\x12\r\n\x05owner\x18\x01 \x01(\r\x12\x19\n\x0fself_mask_share\x18\x02 \x01(\x0cH\x00\x12\x18\n\x0emask_key_share\x18\x03 \x01(\x0cH\x00\x42\x07\n\x05share\"6\n\x06Unmask\x12,\n\x06shares\x18\x01 \x03(\x0b\x32\x1c.collabedit.v1.RevealedShare\"J\n\x07Release\x12\x15\n\rupdate_digest\x18\x01 \x01(\x0c\x12\x14\n\x0cupdate_bytes\x18\x02 \x01(\x04\x12\x12\n\nsum_digest\x18\x03 \x01(\x0c\"G\n\x0cVerifyUpdate\x12\x15\n\rupdate_digest\x18\x01 \x01(\x0c\x12\x12\n\nsum_digest\x18\x02 \x01(\x0c\x12\x0c\n\x04vote\x18\x03 \x01(\r\"@\n\x0eUpdateVerified\x12.\n\rconfirmations\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"(\n\x05\x41\x62ort\x12\x0e\n\x06reason\x18\x01 \x01(\r\x12\x0f\n\x07\x63ulprit\x18\x02 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"collabedit/proto/v1/messages.proto\x12\rcollabedit.v1\"\xa0\x01\n\x08\x45nvelope\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\r\x12\x0e\n\x06sender\x18\x03 \x01(\r\x12\x13\n\x0bplan_digest\x18\x04 \x01(\x0c\x12\x12\n\nsession_id\x18\x05 \x01(\x0c\x12\x0c\n\x04task\x18\x06 \x01(\r\x12\r\n\x05\x63hain\x18\x07 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x08 \x01(\x0c\x12\x11\n\tsignature\x18\t \x01(\x0c\"H\n\x06Packet\x12)\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x17.collabedit.v1.Envelope\x12\x13\n\x0b\x61ttachments\x18\x02 \x03(\x0c\"\x06\n\x04Join\"\t\n\x07Welcome\"5\n\tAdvertise\x12\x13\n\x0bmask_public\x18\x01 \x01(\x0c\x12\x13\n\x0bseal_public\x18\x02 \x01(\x0c\"9\n\x06Roster\x12/\n\x0e\x61\x64vertisements\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"/\n\x0bShareDigest\x12\x10\n\x08receiver\x18\x01 \x01(\r\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c\"p\n\tShareKeys\x12\x1c\n\x14self_mask_commitment\x18\x01 \x01(\x0c\x12\x18\n\x10group_commitment\x18\x02 \x01(\x0c\x12+\n\x07\x64igests\x18\x03 \x03(\x0b\x32\x1a.collabedit.v1.ShareDigest\";\n\x0bRelayShares\x12,\n\x0b\x63ommitments\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"\x1d\n\x07\x43onfirm\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\";\n\tConfirmed\x12.\n\rconfirmations\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"J\n\nContribute\x12\x10\n\x08\x65lements\x18\x01 \x01(\x04\x12\r\n\x05tiles\x18\x02 \x01(\r\x12\x0c\n\x04root\x18\x03 \x01(\x0c\x12\r\n\x05seeds\x18\x04 \x01(\x0c\"B\n\x10ProposeSurvivors\x12.\n\rcontributions\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"&\n\x10\x43onfirmSurvivors\x12\x12\n\ntranscript\x18\x01 \x01(\x0c\"D\n\x12SurvivorsConfirmed\x12.\n\rconfirmations\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"\\\n\rRevealedShare\x12\r\n\x05owner\x18\x01 \x01(\r\x12\x19\n\x0fself_mask_share\x18\x02 \x01(\x0cH\x00\x12\x18\n\x0emask_key_share\x18\x03 \x01(\x0cH\x00\x42\x07\n\x05share\"6\n\x06Unmask\x12,\n\x06shares\x18\x01 \x03(\x0b\x32\x1c.collabedit.v1.RevealedShare\"J\n\x07Release\x12\x15\n\rupdate_digest\x18\x01 \x01(\x0c\x12\x14\n\x0cupdate_bytes\x18\x02 \x01(\x04\x12\x12\n\nsum_digest\x18\x03 \x01(\x0c\"1\n\x08OfferSum\x12\x12\n\nsum_digest\x18\x01 \x01(\x0c\x12\x11\n\tsum_bytes\x18\x02 \x01(\x04\"N\n\tSumOpened\x12\x12\n\nsum_digest\x18\x01 \x01(\x0c\x12\x10\n\x08\x65lements\x18\x02 \x01(\x04\x12\r\n\x05tiles\x18\x03 \x01(\r\x12\x0c\n\x04root\x18\x04 \x01(\x0c\"G\n\x0cVerifyUpdate\x12\x15\n\rupdate_digest\x18\x01 \x01(\x0c\x12\x12\n\nsum_digest\x18\x02 \x01(\x0c\x12\x0c\n\x04vote\x18\x03 \x01(\r\"@\n\x0eUpdateVerified\x12.\n\rconfirmations\x18\x01 \x03(\x0b\x32\x17.collabedit.v1.Envelope\"(\n\x05\x41\x62ort\x12\x0e\n\x06reason\x18\x01 \x01(\r\x12\x0f\n\x07\x63ulprit\x18\x02 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,23 +54,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIRMED']._serialized_start=678
   _globals['_CONFIRMED']._serialized_end=737
   _globals['_CONTRIBUTE']._serialized_start=739
-  _globals['_CONTRIBUTE']._serialized_end=798
-  _globals['_PROPOSESURVIVORS']._serialized_start=800
-  _globals['_PROPOSESURVIVORS']._serialized_end=866
-  _globals['_CONFIRMSURVIVORS']._serialized_start=868
-  _globals['_CONFIRMSURVIVORS']._serialized_end=906
-  _globals['_SURVIVORSCONFIRMED']._serialized_start=908
-  _globals['_SURVIVORSCONFIRMED']._serialized_end=976
-  _globals['_REVEALEDSHARE']._serialized_start=978
-  _globals['_REVEALEDSHARE']._serialized_end=1070
-  _globals['_UNMASK']._serialized_start=1072
-  _globals['_UNMASK']._serialized_end=1126
-  _globals['_RELEASE']._serialized_start=1128
-  _globals['_RELEASE']._serialized_end=1202
-  _globals['_VERIFYUPDATE']._serialized_start=1204
-  _globals['_VERIFYUPDATE']._serialized_end=1275
-  _globals['_UPDATEVERIFIED']._serialized_start=1277
-  _globals['_UPDATEVERIFIED']._serialized_end=1341
-  _globals['_ABORT']._serialized_start=1343
-  _globals['_ABORT']._serialized_end=1383
+  _globals['_CONTRIBUTE']._serialized_end=813
+  _globals['_PROPOSESURVIVORS']._serialized_start=815
+  _globals['_PROPOSESURVIVORS']._serialized_end=881
+  _globals['_CONFIRMSURVIVORS']._serialized_start=883
+  _globals['_CONFIRMSURVIVORS']._serialized_end=921
+  _globals['_SURVIVORSCONFIRMED']._serialized_start=923
+  _globals['_SURVIVORSCONFIRMED']._serialized_end=991
+  _globals['_REVEALEDSHARE']._serialized_start=993
+  _globals['_REVEALEDSHARE']._serialized_end=1085
+  _globals['_UNMASK']._serialized_start=1087
+  _globals['_UNMASK']._serialized_end=1141
+  _globals['_RELEASE']._serialized_start=1143
+  _globals['_RELEASE']._serialized_end=1217
+  _globals['_OFFERSUM']._serialized_start=1219
+  _globals['_OFFERSUM']._serialized_end=1268
+  _globals['_SUMOPENED']._serialized_start=1270
+  _globals['_SUMOPENED']._serialized_end=1348
+  _globals['_VERIFYUPDATE']._serialized_start=1350
+  _globals['_VERIFYUPDATE']._serialized_end=1421
+  _globals['_UPDATEVERIFIED']._serialized_start=1423
+  _globals['_UPDATEVERIFIED']._serialized_end=1487
+  _globals['_ABORT']._serialized_start=1489
+  _globals['_ABORT']._serialized_end=1529
 # @@protoc_insertion_point(module_scope)

@@ -313,21 +313,25 @@ class Contribute(_message.Message):
     ELEMENTS_FIELD_NUMBER: _builtins.int
     TILES_FIELD_NUMBER: _builtins.int
     ROOT_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
     elements: _builtins.int
     """ring elements"""
     tiles: _builtins.int
     root: _builtins.bytes
     """SHA-256 over the tiles' digests in order, SPEC 6.1"""
+    seeds: _builtins.bytes
+    """of ciphertexts only: digest of their seeds, SPEC 6.11; else empty"""
     def __init__(
         self,
         *,
         elements: _builtins.int = ...,
         tiles: _builtins.int = ...,
         root: _builtins.bytes = ...,
+        seeds: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements", "root", b"root", "tiles", b"tiles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements", "root", b"root", "seeds", b"seeds", "tiles", b"tiles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,6 +487,64 @@ class Release(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Release: _TypeAlias = Release  # noqa: Y015
+
+@_typing.final
+class OfferSum(_message.Message):
+    """r5 of encrypted sums, kind 62, aggregator, to the opener alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUM_DIGEST_FIELD_NUMBER: _builtins.int
+    SUM_BYTES_FIELD_NUMBER: _builtins.int
+    sum_digest: _builtins.bytes
+    """SHA-256 of what it is to fetch, SPEC 6.11"""
+    sum_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        sum_digest: _builtins.bytes = ...,
+        sum_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sum_bytes", b"sum_bytes", "sum_digest", b"sum_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferSum: _TypeAlias = OfferSum  # noqa: Y015
+
+@_typing.final
+class SumOpened(_message.Message):
+    """r5 of encrypted sums, kind 63, the opener: sent once its tiles are uploaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUM_DIGEST_FIELD_NUMBER: _builtins.int
+    ELEMENTS_FIELD_NUMBER: _builtins.int
+    TILES_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    sum_digest: _builtins.bytes
+    """as offered"""
+    elements: _builtins.int
+    """opened integers"""
+    tiles: _builtins.int
+    root: _builtins.bytes
+    """SHA-256 over the tiles' digests in order, SPEC 6.1"""
+    def __init__(
+        self,
+        *,
+        sum_digest: _builtins.bytes = ...,
+        elements: _builtins.int = ...,
+        tiles: _builtins.int = ...,
+        root: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements", "root", b"root", "sum_digest", b"sum_digest", "tiles", b"tiles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SumOpened: _TypeAlias = SumOpened  # noqa: Y015
 
 @_typing.final
 class VerifyUpdate(_message.Message):

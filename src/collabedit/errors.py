@@ -91,6 +91,8 @@ class AbortReason(enum.IntEnum):
     """The update is not the merge of what the parties contributed, as their secret vectors show."""
     TOO_FEW_EDITS = 26
     """The survivors brought fewer edits than the plan lets an update be made of."""
+    OPENER_GONE = 27
+    """The one party that may open an encrypted sum is gone; no other one may take its place."""
 
 
 class CollabEditError(Exception):

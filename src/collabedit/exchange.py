@@ -134,7 +134,7 @@ class TileLayout:
         """Return the layout of a contribution to `task`."""
         element_bytes = plan.aggregation.ring_bits // 8
         per_tile = plan.aggregation.tile_bytes // element_bytes
-        return cls(plan.task_length(task), element_bytes, per_tile)
+        return cls(plan.upload_length(task), element_bytes, per_tile)
 
     @property
     def tiles(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import tomli_w
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -23,6 +23,8 @@ from collabedit.acceptance import Acceptance
 from collabedit.bounds import EnergyLimits
 from collabedit.closed import Closed, check_tags, decoy_norm
 from collabedit.editing import Editing, Layer
+from collabedit.encrypted import CHUNK_WORDS, chunks, guard_bits
+from collabedit.encrypted import check_room as check_ciphertext
 from collabedit.errors import PlanError
 from collabedit.federation import Federation
 from collabedit.ids import PartyId, TaskIndex
@@ -33,6 +35,8 @@ from collabedit.section import Digest, Hex32, Name, Seconds, Section
 from collabedit.sketch import OVERSAMPLING
 
 MAXIMUM_PLAN_BYTES = 1 << 20
+
+BackendName: TypeAlias = Literal["masked", "ckks"]
 
 
 class Model(Section):
@@ -65,6 +69,8 @@ class Aggregation(Section):
     """How statistics are summed.
 
     Attributes:
+        backend: `masked`, or `ckks`: uploads under a key of the task that every party has, for
+            parties that are not there together; the aggregator and any one of them read them all.
         statistics: `sketch` sends Y and Z, `dense` S and T in full (the paper's form).
         capacity: m, columns of Ω; at least the sum of all `max_edits`, with a memory N times its
             `max_edits`, plus 8.
@@ -75,7 +81,7 @@ class Aggregation(Section):
         test_matrix_seed: 32 bytes in hex; expands to Ω.
     """
 
-    backend: Literal["masked"]
+    backend: BackendName
     statistics: Literal["sketch", "dense"]
     capacity: Annotated[int, Field(ge=1, le=1 << 20)]
     ring_bits: Literal[32, 64]
@@ -197,6 +203,36 @@ class Plan(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_encrypted(self) -> "Plan":
+        if not self.is_encrypted:
+            return self
+        if self.privacy is not None or self.overlap is not None:
+            raise ValueError(
+                "aggregation.backend ckks goes neither with privacy nor with overlap: use masked"
+            )
+        if self.closed is None:
+            raise ValueError(
+                "aggregation.backend ckks needs closed sums: nobody else checks what one party "
+                "opens; add [closed], or use masked"
+            )
+        if self.federation.corruptions is not None:
+            raise ValueError(
+                "federation.corruptions: a sparse graph has no meaning with aggregation.backend "
+                "ckks; leave it out, or use masked"
+            )
+        if self.aggregation.ring_bits != 64:
+            raise ValueError(
+                f"aggregation.ring_bits {self.aggregation.ring_bits}: must be 64 with backend ckks"
+            )
+        check_ciphertext(
+            values=self._longest_statistics,
+            parties=len(self.federation.parties),
+            fractional_bits=self.aggregation.fractional_bits,
+            magnitude_bound=self.aggregation.magnitude_bound,
+        )
+        return self
+
+    @model_validator(mode="after")
     def _check_votes(self) -> "Plan":
         if self.acceptance is None:
             return self
@@ -315,6 +351,20 @@ class Plan(Section):
         """Whether parties have a use for the group secret of `task`."""
         return self.is_closed(task) or self.counting(task) is not None
 
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether contributions are ciphertexts, and one party opens their sum."""
+        return self.aggregation.backend == "ckks"
+
+    @property
+    def guard_bits(self) -> int:
+        """Bits of a ciphertext's data prime that belong to the guard (SPEC 7.8)."""
+        return guard_bits(self._longest_statistics, len(self.federation.parties))
+
+    @property
+    def _longest_statistics(self) -> int:
+        return max(self.statistics_length(TaskIndex(task)) for task in range(len(self.tasks)))
+
     def layer_length(self, layer: Layer) -> int:
         """Ring elements of one layer's statistics."""
         outputs = self.summed_outputs(layer)
@@ -328,6 +378,12 @@ class Plan(Section):
         if overlap is not None:
             return overlap.cells + self.check_elements
         return self.statistics_length(task) + self.check_length(task)
+
+    def upload_length(self, task: TaskIndex) -> int:
+        """Ring elements of one party's upload to `task`; of ciphertexts, words of 64 bits."""
+        if not self.is_encrypted:
+            return self.task_length(task)
+        return chunks(self.statistics_length(task)) * CHUNK_WORDS + self.check_length(task)
 
     def statistics_length(self, task: TaskIndex) -> int:
         """Ring elements of the statistics in it: all that the aggregator can read in the sum."""

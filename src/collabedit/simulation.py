@@ -24,7 +24,7 @@ from collabedit.aggregator.records import TaskRecord
 from collabedit.aggregator.reporting import Observer
 from collabedit.aggregator.states import Aborted as AggregatorAborted
 from collabedit.aggregator.states import Completed as AggregatorCompleted
-from collabedit.aggregator.states import Opening
+from collabedit.aggregator.states import Opening, Summing
 from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.crypto.rng import Randomness
 from collabedit.crypto.signing import SigningKey
@@ -40,7 +40,7 @@ from collabedit.exchange import plan_encoding
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party import states as s
 from collabedit.party.closing import Released, Statistics, UnverifiedError
-from collabedit.party.contribution import bring, contributed_vector, masked_upload
+from collabedit.party.contribution import bring, contributed_vector, masked_upload, uploaded_vector
 from collabedit.party.cover import with_cover
 from collabedit.party.decisions import Decision
 from collabedit.party.items import Item
@@ -51,6 +51,7 @@ from collabedit.plan import Plan
 from collabedit.proto.codec import decode_packet, encode_packet
 from collabedit.proto.envelope import first_chain, next_chain
 from collabedit.proto.messages import Context, Packet
+from collabedit.proto.statements import RefusalError
 from collabedit.sketch import LowRankUpdate, Matrix
 
 Contribute: TypeAlias = Callable[[PartyId, TaskIndex], Matrix | Statistics]
@@ -110,7 +111,7 @@ class Delivery:
         sender: who sent it.
         receiver: who got it.
         task: in which task.
-        kind: `packet`, `frame` or `bundle`.
+        kind: `packet`, `frame`, `bundle`, or `sum` for what the opener of an encrypted sum gets.
         data: the bytes.
     """
 
@@ -358,7 +359,7 @@ class Simulation:
 
     def _drive(self, task: TaskIndex) -> None:
         """Do what the aggregator does when nothing comes any more."""
-        if isinstance(self.coordinator.state, Opening):
+        if isinstance(self.coordinator.state, Summing | Opening):
             opened = self.coordinator.open_pending()
             if opened is not None:
                 self._sums[task] = opened.total
@@ -424,6 +425,8 @@ class Simulation:
         self._take(delivery.task, party, receive(simulated.state, decode_packet(delivery.data)))
         if isinstance(simulated.state, s.Contributing):
             self._upload(delivery.task, party, simulated.state, brought[party])
+        elif isinstance(simulated.state, s.OpeningSum):
+            self._open(delivery.task, party, simulated.state)
         elif isinstance(simulated.state, s.FetchingUpdate):
             self._fetch(delivery.task, party, simulated.state)
 
@@ -445,6 +448,28 @@ class Simulation:
             event = s.UpdateRefused(error.reason, str(error))
         self._take(task, party, advance(state, event))
 
+    def _open(self, task: TaskIndex, party: PartyId, state: s.OpeningSum) -> None:
+        """Open an encrypted sum as `party.driver` does, but for the journal."""
+        from collabedit.party.decryption import (  # noqa: PLC0415  needs TenSEAL
+            open_offer,
+            opened_upload,
+        )
+
+        offer = b"".join(self.coordinator.download(party, task))
+        self._record(Delivery(AGGREGATOR, party, task, "sum", offer))
+        try:
+            opened = open_offer(state, offer, self._randomness[party])
+        except RefusalError as refusal:
+            self._refusals.append((party, refusal))
+            event = s.SumRefused(refusal.reason, str(refusal), refusal.culprit)
+            self._take(task, party, advance(state, event))
+            return
+        upload = opened_upload(self._plan, task, opened)
+        for frame in upload.frames():
+            self._send(Delivery(party, AGGREGATOR, task, "frame", frame))
+        self._parties[party].unacknowledged = set(range(upload.layout.tiles))
+        self._parties[party].uploaded = upload.uploaded()
+
     def _upload(
         self,
         task: TaskIndex,
@@ -452,7 +477,8 @@ class Simulation:
         state: s.Contributing,
         brought: bytes | memoryview,
     ) -> None:
-        encoded = contributed_vector(state.setup, brought, state.group_secret)
+        vector = contributed_vector(state.setup, brought, state.group_secret)
+        encoded = uploaded_vector(state.setup, vector, state.group_secret)
         upload = masked_upload(self._plan, task, encoded, state.masks)
         limit = None
         if task == self._faults.crash_task:
@@ -471,7 +497,7 @@ class Simulation:
         if simulated.uploaded is None or simulated.unacknowledged:
             return
         uploaded, simulated.uploaded = simulated.uploaded, None
-        if isinstance(simulated.state, s.Contributing):
+        if isinstance(simulated.state, s.Contributing | s.OpeningSum):
             self._take(task, party, advance(simulated.state, uploaded))
 
     def _take(self, task: TaskIndex, party: PartyId, step: s.Step) -> None:

@@ -36,6 +36,7 @@ NOT_LIES = {
     AbortReason.INTERNAL: "a fault of one's own",
     AbortReason.UPDATE_REJECTED: "an outcome that every party counts itself",
     AbortReason.TOO_FEW_EDITS: "few edits are no lie",
+    AbortReason.OPENER_GONE: "silence is no lie",
 }
 """Reasons that need no row, and why."""
 

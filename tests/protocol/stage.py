@@ -21,6 +21,7 @@ from collabedit.aggregator import states as a
 from collabedit.aggregator import task as aggregator_task
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.reporting import Observer
+from collabedit.ciphertexts import offer_bytes
 from collabedit.crypto.ring import RingArray, add_into
 from collabedit.crypto.rng import Randomness
 from collabedit.errors import AbortReason, CollabEditError
@@ -89,6 +90,7 @@ class Walk:
         sent: what each party sent, by message.
         shown: what the aggregator sent each party, by message.
         aggregator: its state before anybody answered with that message.
+        summing: its state before it adds ciphertexts.
         opening: its state once all shares are in.
         completed: its last state.
         votes: by party; who has none votes where one is asked to accept.
@@ -101,6 +103,7 @@ class Walk:
     sent: dict[tuple[PartyId, type], m.Packet] = field(default_factory=dict)
     shown: dict[tuple[PartyId, type], m.Packet] = field(default_factory=dict)
     aggregator: dict[type, a.State] = field(default_factory=dict)
+    summing: a.State | None = None
     opening: a.State | None = None
     completed: a.State | None = None
     votes: Mapping[PartyId, Vote] = field(default_factory=dict)
@@ -195,14 +198,19 @@ class _Walker:
             self.show(shown, self.everybody)
         self.answer(m.Confirm, self.everybody)
         self.show(m.Confirmed, self.everybody)
-        elements = self.result.federation.plan.task_length(FIRST)
+        plan = self.result.federation.plan
+        elements = plan.upload_length(FIRST)
         for party in sorted(self.contributors):
-            self.happen(party, s.Uploaded(elements, 1, bytes([party]) * 32))
+            seeds = bytes([party]) * 32 if plan.is_encrypted else b""
+            self.happen(party, s.Uploaded(elements, 1, bytes([party]) * 32, seeds))
         self.answer(m.Contribute, self.contributors)
         self.show(m.ProposeSurvivors, self.contributors)
         self.answer(m.ConfirmSurvivors, self.contributors)
         self.show(m.SurvivorsConfirmed, self.contributors)
-        self.answer(m.Unmask, self.contributors)
+        if plan.is_encrypted:
+            self.open_encrypted()
+        else:
+            self.answer(m.Unmask, self.contributors)
         self.result.opening = self.aggregator
         merged = a.Merged(DIGEST, len(BUNDLE), bytes(32))
         self.record(aggregator_task.advance(self.aggregator, merged))
@@ -215,6 +223,15 @@ class _Walker:
         self.show(m.UpdateVerified, self.contributors)
         self.result.completed = self.aggregator
 
+    def open_encrypted(self) -> None:
+        plan, opener = self.result.federation.plan, min(self.contributors)
+        self.result.summing = self.aggregator
+        summed = a.Summed(DIGEST, offer_bytes(plan, FIRST, len(self.contributors)))
+        self.record(aggregator_task.advance(self.aggregator, summed))
+        self.show(m.OfferSum, frozenset({opener}))
+        self.happen(opener, s.Uploaded(plan.statistics_length(FIRST), 1, bytes(32)))
+        self.answer(m.SumOpened, frozenset({opener}))
+
 
 def walk(
     *,
@@ -223,12 +240,13 @@ def walk(
     count: int = 5,
     least: int | None = None,
     votes: Mapping[PartyId, Vote] | None = None,
+    federation: TestFederation | None = None,
 ) -> Walk:
     """Walk all `count` parties to r3, then only `contributors`.
 
     With `least` the plan asks for as many accepting `votes`.
     """
-    federation = build_federation(count, votes=least)
+    federation = federation or build_federation(count, votes=least)
     plan = federation.plan
     session_id = hashlib.sha256(f"session {seed}".encode()).digest()
     context = m.Context(plan.digest, session_id, FIRST, first_chain(plan.digest, session_id))

@@ -89,6 +89,7 @@ def plan_text(
         "threshold": minimum_threshold(parties),
         "corruptions": None,
         "capacity": parties * edits_each + 8,
+        "backend": '"masked"',
         "ring_bits": 64,
         "fractional_bits": 40,
         "magnitude_bound": 10000.0,
@@ -175,7 +176,7 @@ weight_decay = 0.001
 kl_weight = 0.0625
 stop_loss = 0.05
 [aggregation]
-backend = "masked"
+backend = {values["backend"]}
 statistics = {values["statistics"]}
 capacity = {values["capacity"]}
 ring_bits = {values["ring_bits"]}
@@ -220,3 +221,29 @@ def build_federation(
         for party in plan.party_ids
     }
     return TestFederation(plan, identities, edits)
+
+
+def encrypted_federation(
+    parties: int,
+    *,
+    layers: int = 1,
+    check_columns: int = 4,
+    tile_bytes: int = 1 << 14,
+    **changes: object,
+) -> TestFederation:
+    """A federation whose parties upload ciphertexts."""
+    return build_federation(
+        parties,
+        layers=layers,
+        seed=0,
+        mapped=MAPPED,
+        outputs=OUTPUTS,
+        edits_each=EDITS_EACH,
+        **{
+            "backend": '"ckks"',
+            "closed": f"check_columns = {check_columns}",
+            "fractional_bits": 34,
+            "tile_bytes": tile_bytes,
+            **changes,
+        },
+    )

@@ -100,6 +100,7 @@ def parameter_case(given: dict[str, Any]) -> dict[str, Any]:
         "expanded_seed": digest(context.expand_seed(bytes(range(64)))),
         "secret_key": sha(secret.to_bytes()),
         "secret_key_fingerprint": secret.fingerprint().hex(),
+        "derived_key": sha(SecretKey.derive(made, bytes(range(32))).to_bytes()),
         "flooding_margin": plan.margin.hex(),
     }
 

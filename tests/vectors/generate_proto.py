@@ -56,6 +56,7 @@ SHARE_KEYS = m.ShareKeys(
     },
 )
 CONTRIBUTE = m.Contribute(2**40, 3, pseudo("root"))
+ENCRYPTED = m.Contribute(2**40, 3, pseudo("root"), pseudo("seeds"))
 MESSAGES: tuple[tuple[m.Message, PartyId], ...] = (
     (m.Join(), PartyId(1)),
     (m.Welcome(), AGGREGATOR),
@@ -85,6 +86,10 @@ MESSAGES: tuple[tuple[m.Message, PartyId], ...] = (
     (m.Abort(AbortReason.ROSTER_FORK, AGGREGATOR), PartyId(1)),
     (m.Abort(AbortReason.TIMEOUT, None), AGGREGATOR),
     (m.VerifyUpdate(pseudo("update"), pseudo("sum"), Vote.PERPLEXITY), PartyId(1)),
+    (ENCRYPTED, PartyId(1)),
+    (m.OfferSum(pseudo("offered sum"), 2**33), AGGREGATOR),
+    (m.SumOpened(pseudo("offered sum"), 2**40, 3, pseudo("root")), PartyId(1)),
+    (m.Abort(AbortReason.OPENER_GONE, PartyId(1)), AGGREGATOR),
 )
 
 
@@ -92,6 +97,8 @@ def shown(thing: object) -> Any:  # noqa: ANN401  whatever JSON can hold
     """Write a message field by field."""
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         values = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing)}
+        if values.get("seeds") == b"":
+            del values["seeds"]
         fields = {name: shown(value) for name, value in values.items() if value is not Vote.NONE}
         return {"type": type(thing).__name__, **fields}
     if isinstance(thing, Mapping):
@@ -191,6 +198,8 @@ def refused() -> dict[str, tuple[str, bytes]]:
             "CollectReply",
             codec.encode_collect_reply(packets()[:1]) + b"\x78\x01",
         ),
+        "digest of seeds of 31 bytes": ("Contribute", contribute + b"\x22\x1f" + bytes(31)),
+        "no seeds written out": ("Contribute", contribute + b"\x22\x00"),
         "unknown vote": ("VerifyUpdate", verified + b"\x18\x06"),
         "no vote written out": ("VerifyUpdate", verified + b"\x18\x00"),
     }

@@ -194,7 +194,7 @@ def show_message(message: m.Message) -> dict[str, Any]:
     shown: dict[str, Any] = {"type": type(message).__name__}
     for name in message.__slots__:
         value = getattr(message, name)
-        if value is not Vote.NONE:
+        if value is not Vote.NONE and (name, value) != ("seeds", b""):
             shown[name] = _show_field(value)
     return shown
 

@@ -7,7 +7,7 @@ import typer
 
 from collabedit.cli.closed import EqualLengthsOption
 from collabedit.cli.console import progress_bar, terminal
-from collabedit.cli.plan import parse_editor
+from collabedit.cli.plan import BackendOption, check_ckks, parse_backend, parse_editor
 from collabedit.errors import InputError
 
 
@@ -26,6 +26,7 @@ def run(
     ] = None,
     editor: Annotated[str, typer.Option(help="memit, alphaedit or emmet.")] = "memit",
     equal_lengths: EqualLengthsOption = False,
+    backend: BackendOption = "masked",
 ) -> None:
     """Edit a real model together over gRPC with mutual TLS, and compare with every alternative.
 
@@ -36,6 +37,8 @@ def run(
     chosen = parse_editor(editor)
     if chosen == "ridge":
         raise InputError("--editor ridge: the demo edits with a covariance, which ridge has not")
+    chosen_backend = parse_backend(backend)
+    check_ckks(chosen_backend)
     settings = Settings(
         out=out,
         cache=cache,
@@ -43,5 +46,6 @@ def run(
         model=model,
         editor=chosen,
         equal_lengths=equal_lengths,
+        backend=chosen_backend,
     )
     run_demo(settings, terminal=terminal, stage=progress_bar)

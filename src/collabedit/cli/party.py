@@ -30,7 +30,7 @@ from collabedit.cli.credentials import (
 )
 from collabedit.cli.memory import MemoryOption, OwnMemory, selection_report, tell_selection
 from collabedit.cli.memory import app as memory_app
-from collabedit.cli.plan import check_count
+from collabedit.cli.plan import check_ckks, check_count
 from collabedit.cli.reassertion import FILE as REASSERTIONS_FILE
 from collabedit.cli.reassertion import (
     ReassertCountOption,
@@ -159,6 +159,13 @@ def _use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def _usable_plan(path: Path) -> Plan:
+    """Read a plan that this installation can take part in."""
+    plan = load_plan(path)
+    check_ckks(plan.aggregation.backend)
+    return plan
 
 
 def _own_edits(plan: Plan, name: str, path: Path) -> tuple[Edit, ...]:
@@ -348,7 +355,7 @@ def join(
     configure_logs(as_json=json_logs, debug=debug)
     check_address("--connect", connect)
     watch = _Stopwatch()
-    plan = load_plan(plan_file)
+    plan = _usable_plan(plan_file)
     party = plan.party_id(name)
     member = Member(plan, party, read_identity(identity, plan, party), SystemRandomness())
     tls = read_tls(tls_cert, tls_key, tls_ca, name=name)

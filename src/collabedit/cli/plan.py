@@ -47,7 +47,7 @@ from collabedit.federation import Coordinator, Party
 from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.memory import Memory
 from collabedit.overlap import Policy
-from collabedit.plan import Plan, format_digest, load_plan, plan_errors
+from collabedit.plan import BackendName, Plan, format_digest, load_plan, plan_errors
 from collabedit.proto.envelope import check_identities
 from collabedit.threat_model import maximum_corruptions
 
@@ -65,6 +65,14 @@ FalsePositiveOption: TypeAlias = Annotated[
 ]
 ParaphrasesOption: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Most that augment adds to a winning edit; default: 2.")
+]
+
+BackendOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="masked, or ckks: parties need not be there together, but the aggregator and any one "
+        "of them read all uploads."
+    ),
 ]
 
 app = typer.Typer(help="The plan that all parties agree on.", no_args_is_help=True)
@@ -105,6 +113,7 @@ def new(
     ] = None,
     schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
     statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
+    backend: BackendOption = "masked",
     acceptance: AcceptanceOption = False,
     votes: VotesOption = None,
     efficacy: EfficacyOption = None,
@@ -156,7 +165,7 @@ def new(
         raise InputError(f"--statistics {statistics}: must be sketch or dense")
     if memory_weight is not None and memory is None:
         raise InputError("--memory-weight: needs --memory")
-    chosen_editor = parse_editor(editor)
+    chosen_editor, chosen_backend = parse_editor(editor), parse_backend(backend)
     wish = parse_overlap(overlap, false_positive, paraphrases)
     members = [_party(text) for text in party]
     if min_edits is None and not open_sums:
@@ -191,6 +200,7 @@ def new(
             shift=shift,
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
+            backend=chosen_backend,
             skip_residual=skip_residual,
             memory=_new_memory(memory, memory_weight),
             history=history,
@@ -240,7 +250,7 @@ def show(plan_file: Annotated[Path, typer.Argument(help="Plan file.")]) -> None:
         ("memory", _memory(plan)),
         (
             "sum",
-            f"{aggregation.backend}, {aggregation.statistics}, capacity {aggregation.capacity}",
+            f"{describe_backend(plan)}, {aggregation.statistics}, capacity {aggregation.capacity}",
         ),
         ("ring", f"{aggregation.ring_bits} bits, {aggregation.fractional_bits} fractional"),
         ("threshold", f"{plan.threshold} of {len(plan.federation.parties)}"),
@@ -273,6 +283,31 @@ def parse_editor(text: str) -> EditorName:
             editor: EditorName = name
             return editor
     raise InputError(f"--editor {text}: must be one of {', '.join(get_args(EditorName))}")
+
+
+def parse_backend(text: str) -> BackendName:
+    """Read the name of a backend.
+
+    Raises:
+        InputError: no such backend; lists them.
+    """
+    for name in get_args(BackendName):
+        if text == name:
+            backend: BackendName = name
+            return backend
+    raise InputError(f"--backend {text}: must be one of {', '.join(get_args(BackendName))}")
+
+
+def check_ckks(backend: BackendName) -> None:
+    """Refuse what this installation has no library for, before anything is computed or sent.
+
+    Raises:
+        InputError: the extra `ckks` is missing; says how to install it.
+    """
+    if backend == "ckks":
+        from collabedit.crypto.ckks import seal
+
+        del seal
 
 
 def choose_layers(
@@ -312,6 +347,13 @@ def parse_overlap(
                 PARAPHRASES if paraphrases is None else paraphrases,
             )
     raise InputError(f"--overlap {policy}: must be one of {', '.join(get_args(Policy))}")
+
+
+def describe_backend(plan: Plan) -> str:
+    """Say for people how uploads are hidden, and from whom."""
+    if not plan.is_encrypted:
+        return plan.aggregation.backend
+    return "ckks (the aggregator and any one party together read every upload)"
 
 
 def _overlap(plan: Plan) -> str:
@@ -367,7 +409,7 @@ def _vote(plan: Plan) -> str:
 
 
 def _upload_bytes(plan: Plan) -> int:
-    elements = sum(plan.task_length(TaskIndex(task)) for task in range(len(plan.tasks)))
+    elements = sum(plan.upload_length(TaskIndex(task)) for task in range(len(plan.tasks)))
     return elements * plan.aggregation.ring_bits // 8
 
 

@@ -39,10 +39,13 @@ from collabedit.cli.console import (
     say,
 )
 from collabedit.cli.plan import (
+    BackendOption,
     FalsePositiveOption,
     OverlapOption,
     ParaphrasesOption,
+    check_ckks,
     choose_layers,
+    parse_backend,
     parse_editor,
     parse_overlap,
 )
@@ -133,6 +136,7 @@ def run(
     shift: Annotated[float | None, typer.Option(help="Of ridge.")] = None,
     schedule: Annotated[str, typer.Option(help="sequential or parallel.")] = "sequential",
     statistics: Annotated[str, typer.Option(help="sketch or dense.")] = "sketch",
+    backend: BackendOption = "masked",
     acceptance: AcceptanceOption = False,
     votes: VotesOption = None,
     efficacy: EfficacyOption = None,
@@ -178,7 +182,8 @@ def run(
 
     configure_logs(as_json=False, debug=False)
     _check_flags(parties=len(edits), schedule=schedule, statistics=statistics, out=out)
-    chosen_editor = parse_editor(editor)
+    chosen_editor, chosen_backend = parse_editor(editor), parse_backend(backend)
+    check_ckks(chosen_backend)
     wish = parse_overlap(overlap, false_positive, paraphrases)
     closed = choose_closed(
         open_sums=open_sums,
@@ -218,6 +223,7 @@ def run(
             shift=shift,
             schedule="parallel" if schedule == "parallel" else "sequential",
             statistics="dense" if statistics == "dense" else "sketch",
+            backend=chosen_backend,
             overlap=wish,
             closed=closed,
             length_units=choose_length(

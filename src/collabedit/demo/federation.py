@@ -21,7 +21,7 @@ from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.proposal import propose_plan
 from collabedit.party.edits import Edit, load_edits
-from collabedit.plan import Plan, Timing
+from collabedit.plan import BackendName, Plan, Timing
 
 PARTIES = ("alder-hospital", "birch-library", "cedar-archive")
 AGGREGATOR_NAME = "aggregator"
@@ -128,6 +128,7 @@ def build_federation(
     edits: int,
     editor: EditorName = "memit",
     equal_lengths: bool = False,
+    backend: BackendName = "masked",
 ) -> DemoFederation:
     """Write a fresh federation: new keys each time, the facts dealt out in turn.
 
@@ -140,6 +141,7 @@ def build_federation(
         edits: how many facts of the project's file, at least one for each party.
         editor: of the plan; not `ridge`, which has no covariance.
         equal_lengths: give keys one length, and put decoys under the residuals.
+        backend: of the plan.
     """
     directory.mkdir(parents=True)
     authority = create_authority("throw-away demo authority")
@@ -166,6 +168,7 @@ def build_federation(
         covariance_weight=None if editor == "alphaedit" else COVARIANCE_WEIGHT,
         target_steps=TARGET_STEPS,
         length_units=LENGTH_UNITS if equal_lengths else None,
+        backend=backend,
         closed=Closed(decoy_bound=PROPOSED_DECOY_BOUND if equal_lengths else None),
         timing=Timing(join=600, compute=600, round=120, upload=120, liveness=60),
     )

@@ -42,7 +42,7 @@ from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.targets import load_targets, settings_digest
 from collabedit.party.editing.updates import load_update
 from collabedit.party.edits import edits_digest
-from collabedit.plan import format_digest
+from collabedit.plan import BackendName, format_digest
 
 Stage: TypeAlias = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -62,6 +62,7 @@ class Settings:
     model: Path | None = None
     editor: EditorName = "memit"
     equal_lengths: bool = False
+    backend: BackendName = "masked"
 
 
 @dataclass(slots=True)
@@ -99,6 +100,7 @@ def run_demo(settings: Settings, *, terminal: Console, stage: Stage) -> DemoRepo
         edits=settings.edits,
         editor=settings.editor,
         equal_lengths=settings.equal_lengths,
+        backend=settings.backend,
     )
     terminal.print(
         f"plan [bold]{federation.plan.name}[/], {format_digest(federation.plan.digest)}: "

@@ -104,7 +104,7 @@ class Aggregator:
             return error
         assert fingerprint(state) == before, "a state changed in place"
         if arrived.envelope.kind != m.KINDS[m.Abort]:
-            assert not isinstance(state, a.Opening | a.Completed | a.Aborted)
+            assert not isinstance(state, a.Summing | a.Opening | a.Completed | a.Aborted)
             assert sender in expected(state)
             assert sender not in state.answers, "a second answer was taken"
         self._take(step)
@@ -149,7 +149,7 @@ class Aggregator:
 
     @staticmethod
     def _check_same_round(before: a.State, after: a.State) -> None:
-        if isinstance(before, a.Opening) or isinstance(after, a.Opening):
+        if isinstance(before, a.Summing | a.Opening) or isinstance(after, a.Summing | a.Opening):
             return
         assert not isinstance(before, a.Completed | a.Aborted)
         assert not isinstance(after, a.Completed | a.Aborted)

@@ -170,7 +170,7 @@ class Stand:
         self.accepted.append(arrived)
         assert not isinstance(state, a.Completed | a.Aborted)
         if arrived.envelope.kind != m.KINDS[m.Abort]:
-            assert not isinstance(state, a.Opening)
+            assert not isinstance(state, a.Summing | a.Opening)
             assert arrived.envelope.sender not in state.answers, "a second answer was taken"
         self._check()
 

@@ -21,6 +21,8 @@ from collabedit.ids import PartyId, TaskIndex
 from collabedit.party import records
 from collabedit.party.entries import (
     ContributionMade,
+    OpeningBegun,
+    OpeningMade,
     OpenSession,
     PacketAccepted,
     SessionStarted,
@@ -51,6 +53,8 @@ PACKET = PacketAccepted(3, b"b" * 32, CANARY * 3)
 ENCODED = CANARY * 4
 MADE = ContributionMade(hashlib.sha256(ENCODED).digest())
 UPLOADED = UploadAccepted(Uploaded(100, 4, b"r" * 32), b"d" * 32)
+SEEDED = UploadAccepted(Uploaded(100, 4, b"r" * 32, b"s" * 32), b"d" * 32)
+BEGUN, OPENED = OpeningBegun(b"o" * 32), OpeningMade(b"m" * 32)
 BUNDLE = CANARY * 2
 FETCHED = UpdateAccepted(hashlib.sha256(BUNDLE).digest(), b"e" * 32)
 DONE = TaskCompleted(
@@ -87,14 +91,30 @@ def written(work: Path) -> OpenSession:
 
 
 @pytest.mark.parametrize(
-    "entry", [START, TASK, PACKET, MADE, UPLOADED, FETCHED, DONE, *VOTED, KEPT, CLOSED], ids=type
+    "entry",
+    [
+        START,
+        TASK,
+        PACKET,
+        MADE,
+        BEGUN,
+        OPENED,
+        UPLOADED,
+        SEEDED,
+        FETCHED,
+        DONE,
+        *VOTED,
+        KEPT,
+        CLOSED,
+    ],
+    ids=type,
 )
 def test_a_record_reads_back(entry: object) -> None:
     assert decode_entry(encode_entry(entry)) == entry  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="record"):
         decode_entry(encode_entry(TASK)[:-1])
     with pytest.raises(ValueError, match="another kind"):
-        decode_entry(b"\x09")
+        decode_entry(b"\x0b")
 
 
 @given(
@@ -396,3 +416,24 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "journal").write_text("in the way")
     with pytest.raises(StorageError, match="cannot be written"):
         journal(tmp_path)
+
+
+def test_an_opening_is_made_once_and_read_back(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> bytes:
+        made.append(1)
+        return bytes(range(200)) * len(made)
+
+    written(tmp_path)
+    with journal(tmp_path) as book:
+        assert not book.begin_opening(bytes(32))
+        first = book.opened(TaskIndex(0), make)
+    with journal(tmp_path) as book:
+        assert book.begin_opening(bytes(32))
+        assert book.opened(TaskIndex(0), make) == first
+    assert len(made) == 1
+    file(tmp_path, "task-0.opened").unlink()
+    with journal(tmp_path) as book, pytest.raises(JournalError, match=r"task-0\.opened"):
+        book.opened(TaskIndex(0), make)
+    assert len(made) == 1

@@ -416,6 +416,9 @@ class Notebook:
         self.openings.append((session_id, task))
         self.sent = [packet.envelope.kind for packet in self.channel.delivered]
 
+    def record_key(self, session_id: bytes, task: TaskIndex, *, replayed: bool) -> None:
+        raise AssertionError("a masked sum has no key")
+
 
 def test_a_refused_call_is_explained_by_the_abort_that_waits(tmp_path: Path) -> None:
     """The aggregator gives the party up during its upload; what counts is why, not the refusal."""

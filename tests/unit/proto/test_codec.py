@@ -123,6 +123,8 @@ def test_kinds_keep_their_numbers() -> None:
         "SurvivorsConfirmed": 51,
         "Unmask": 60,
         "Release": 61,
+        "OfferSum": 62,
+        "SumOpened": 63,
         "VerifyUpdate": 70,
         "UpdateVerified": 71,
         "Abort": 90,
@@ -163,9 +165,10 @@ def test_every_truncation_and_every_repetition_is_refused(name: str) -> None:
     # A list that ends between two entries is a shorter list, which is for the roles to judge.
     lists = {"Roster", "RelayShares", "Confirmed", "ProposeSurvivors", "SurvivorsConfirmed"}
     if name not in {*lists, "UpdateVerified", "Unmask", "ShareKeys"}:
-        # An Abort without its last field blames the aggregator, and a VerifyUpdate does not vote:
-        # proto3 leaves zeros out.
-        assert boundaries == 2 * (name == "Abort") + (name == "VerifyUpdate")
+        # An Abort without its last field blames the aggregator, a VerifyUpdate does not vote, a
+        # Contribute has no seeds, an OfferSum no bytes: proto3 leaves zeros and empty fields out.
+        shorter = {"VerifyUpdate", "Contribute", "OfferSum"}
+        assert boundaries == 2 * (name == "Abort") + (name in shorter)
     with pytest.raises(MalformedMessageError):
         codec.decode_body(kind, data + data)
 

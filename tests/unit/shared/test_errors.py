@@ -35,6 +35,7 @@ REASONS = {
     "UPDATE_REJECTED": 23,
     "MERGE_UNVERIFIED": 25,
     "TOO_FEW_EDITS": 26,
+    "OPENER_GONE": 27,
 }
 
 

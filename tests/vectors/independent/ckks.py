@@ -194,7 +194,10 @@ def expand(s: Setting, seed: bytes) -> list[int]:
 
 
 def secret_key(s: Setting) -> bytes:
-    codes = [word % 3 for word in words("key", s.n)]
+    return pack_key(s, [word % 3 for word in words("key", s.n)])
+
+
+def pack_key(s: Setting, codes: list[int]) -> bytes:
     packed = [sum(codes[i + k] << 2 * k for k in range(4)) for i in range(0, s.n, 4)]
     return s.fingerprint + bytes(packed)
 
@@ -282,6 +285,7 @@ def recompute(content: Json) -> Json:
                 "expanded_seed": digest(expand(s, bytes(range(64)))),
                 "secret_key": sha(key),
                 "secret_key_fingerprint": transcript("ckks-key", key).hex(),
+                "derived_key": sha(pack_key(s, draw(bytes(range(32)), 0, s.n, 3))),
                 "flooding_margin": (math.log2(s.guard) - math.log2((1 << 20) * 5 * 21)).hex(),
             }
         )

@@ -28,8 +28,8 @@ from independent.wire import (
     is_signed,
 )
 
-ONCE_BY_AGGREGATOR = frozenset({*LISTS, KINDS["Release"]})
-ONCE_BY_PARTY = frozenset({*LISTS.values()})
+ONCE_BY_AGGREGATOR = frozenset({*LISTS, KINDS["OfferSum"], KINDS["Release"]})
+ONCE_BY_PARTY = frozenset({*LISTS.values(), KINDS["SumOpened"]})
 LARGEST = 89_544_021
 FORKS = {
     "roster-fork": (["Roster", "RelayShares"], ["Roster", "RelayShares", "Confirmed"]),

@@ -44,6 +44,7 @@ REASONS = [
     "COUNTS_REFUSED",
     "MERGE_UNVERIFIED",
     "TOO_FEW_EDITS",
+    "OPENER_GONE",
 ]
 """Abort reasons by value."""
 
@@ -69,7 +70,15 @@ SCHEMAS: dict[int, tuple[str, tuple[tuple[int, str, str], ...]]] = {
     21: ("RelayShares", ((1, "commitments", "envelopes"),)),
     30: ("Confirm", ((1, "transcript", "bytes 32"),)),
     31: ("Confirmed", ((1, "confirmations", "envelopes"),)),
-    40: ("Contribute", ((1, "elements", "u64"), (2, "tiles", "u32"), (3, "root", "bytes 32"))),
+    40: (
+        "Contribute",
+        (
+            (1, "elements", "u64"),
+            (2, "tiles", "u32"),
+            (3, "root", "bytes 32"),
+            (4, "seeds", "optional 32"),
+        ),
+    ),
     41: ("ProposeSurvivors", ((1, "contributions", "envelopes"),)),
     50: ("ConfirmSurvivors", ((1, "transcript", "bytes 32"),)),
     51: ("SurvivorsConfirmed", ((1, "confirmations", "envelopes"),)),
@@ -80,6 +89,16 @@ SCHEMAS: dict[int, tuple[str, tuple[tuple[int, str, str], ...]]] = {
             (1, "update_digest", "bytes 32"),
             (2, "update_bytes", "u64"),
             (3, "sum_digest", "bytes 32"),
+        ),
+    ),
+    62: ("OfferSum", ((1, "sum_digest", "bytes 32"), (2, "sum_bytes", "u64"))),
+    63: (
+        "SumOpened",
+        (
+            (1, "sum_digest", "bytes 32"),
+            (2, "elements", "u64"),
+            (3, "tiles", "u32"),
+            (4, "root", "bytes 32"),
         ),
     ),
     70: (
@@ -298,13 +317,13 @@ def decode_packet(data: bytes) -> Packet:
 
 def encode_body(message: Json) -> bytes:
     _, fields = SCHEMAS[KINDS[message["type"]]]
-    values = {"vote": 0, **message}
+    values = {"vote": 0, "seeds": "", **message}
     return b"".join(_encode_field(field, kind, values[name]) for field, name, kind in fields)
 
 
 def _encode_field(field: int, kind: str, value: Any) -> bytes:  # noqa: ANN401
     match kind.split(maxsplit=1)[0]:
-        case "bytes":
+        case "bytes" | "optional":
             return block(field, un(value))
         case "u32" | "u64" | "reason" | "vote":
             return number(field, value)
@@ -338,7 +357,7 @@ def decode_body(kind: int, data: bytes) -> Json:
     message: Json = {"type": name}
     for field, called, what in fields:
         value = _decode_field(what, found[field])
-        if what != "vote" or value:
+        if not what.startswith(("vote", "optional")) or value:
             message[called] = value
     require(encode_body(message) == data, "not canonical")
     return message
@@ -346,9 +365,9 @@ def decode_body(kind: int, data: bytes) -> Json:
 
 def _decode_field(kind: str, values: list[Any]) -> Any:  # noqa: ANN401
     word, *size = kind.split()
-    if word == "bytes":
+    if word in {"bytes", "optional"}:
         value: bytes = last(values, b"")
-        require(len(value) == int(size[0]), "length")
+        require(len(value) == int(size[0]) or (word == "optional" and not value), "length")
         return value.hex()
     if word in NUMBERS:
         found: int = last(values, 0)

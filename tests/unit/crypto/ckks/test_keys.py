@@ -3,10 +3,21 @@ import pickle
 import numpy as np
 import pytest
 
+from collabedit.crypto.ckks.adding import Adder
+from collabedit.crypto.ckks.encryption import encrypt_integers
 from collabedit.crypto.ckks.keys import PublicKey, SecretKey, secret_key_bytes
+from collabedit.crypto.ckks.opening import Opening
+from collabedit.crypto.ckks.packing import Packing
 from collabedit.crypto.ckks.parameters import LEAN, CkksParameters
 from collabedit.crypto.ckks.seal import seal_context
-from collabedit.errors import CryptoError, MalformedMessageError, UnexpectedMessageError
+from collabedit.errors import (
+    CryptoError,
+    MalformedMessageError,
+    NumericError,
+    UnexpectedMessageError,
+)
+from collabedit.ids import PartyId
+from tests.support.randomness import InsecureTestRandomness
 
 SETTING = CkksParameters()
 KEY = SecretKey.generate(SETTING)
@@ -99,3 +110,42 @@ def test_bytes_that_are_no_public_key_are_refused() -> None:
     ):
         with pytest.raises(MalformedMessageError, match=message):
             PublicKey.from_bytes(SETTING, wrong)
+
+
+def test_a_derived_key_is_the_same_each_time_and_uniform() -> None:
+    seed = bytes(range(32))
+    key = SecretKey.derive(SETTING, seed)
+    again, other = SecretKey.derive(SETTING, seed), SecretKey.derive(SETTING, bytes(32))
+    assert key.fingerprint() == again.fingerprint() != other.fingerprint()
+    packed = np.frombuffer(key.to_bytes()[32:], np.uint8)
+    codes = np.stack([packed >> shift & 3 for shift in range(0, 8, 2)], axis=1).reshape(-1)
+    counts = np.bincount(codes, minlength=3)
+    # Four standard deviations of a third of 8192.
+    assert (np.abs(counts - SETTING.ring_degree / 3) < 4 * 43).all()
+
+
+def test_a_derived_key_opens_integers_exactly() -> None:
+    key = SecretKey.derive(SETTING, bytes(32))
+    packing = Packing(SETTING, 100.0, 3)
+    rng = np.random.default_rng(1)
+    reach, parties = packing.largest_integer, [PartyId(1), PartyId(2), PartyId(3)]
+    values = {party: rng.integers(-reach, reach, 8200, endpoint=True) for party in parties}
+    adder = Adder(SETTING, values=8200, contributors=parties)
+    for party, integers in values.items():
+        for index, chunk in enumerate(encrypt_integers(key, integers, packing)):
+            adder.add(party, index, chunk)
+    opening = Opening(
+        key, packing, values=8200, contributors=parties, randomness=InsecureTestRandomness(1)
+    )
+    summed = [adder.take(index) for index in range(adder.chunks)]
+    opened = [opening.open_integers(each.index, each.data, each.seeds) for each in summed]
+    np.testing.assert_array_equal(np.concatenate(opened), sum(values.values()))
+
+
+def test_integers_beyond_the_bound_are_refused_before_anything_is_encrypted() -> None:
+    key = SecretKey.derive(SETTING, bytes(32))
+    packing = Packing(SETTING, 100.0, 3)
+    integers = np.zeros(9000, np.int64)
+    integers[-1] = -packing.largest_integer - 1
+    with pytest.raises(NumericError, match="bound"):
+        next(encrypt_integers(key, integers, packing))
