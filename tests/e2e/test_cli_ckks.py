@@ -26,6 +26,16 @@ def test_a_new_plan_with_ciphertexts(federation: Federation, tmp_path: Path) -> 
     assert "the aggregator and any one party together read every upload" in shown
 
 
+def test_a_window_is_the_patience_of_every_round(federation: Federation, tmp_path: Path) -> None:
+    out = tmp_path / "plan.toml"
+    run_here(*plan_new(federation, out=out, window=1.5), "--backend", "ckks").ok()
+    timing = load_plan(out).timing.model_dump()
+    assert set(timing.values()) == {5400.0}
+    refused = run_here(*plan_new(federation, out=tmp_path / "other.toml", window=200))
+    assert refused.code == INPUT
+    assert "less than or equal to 168" in refused.err
+
+
 def test_what_ciphertexts_do_not_go_with_is_refused(federation: Federation, tmp_path: Path) -> None:
     out = tmp_path / "plan.toml"
     opened = run_here(

@@ -47,7 +47,7 @@ from collabedit.federation import Coordinator, Party
 from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.memory import Memory
 from collabedit.overlap import Policy
-from collabedit.plan import BackendName, Plan, format_digest, load_plan, plan_errors
+from collabedit.plan import BackendName, Plan, Timing, format_digest, load_plan, plan_errors
 from collabedit.proto.envelope import check_identities
 from collabedit.threat_model import maximum_corruptions
 
@@ -125,6 +125,15 @@ def new(
         typer.Option(help="Do not edit what the model is this close to already, like 0.05."),
     ] = None,
     previous: PreviousOption = None,
+    window: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=168,
+            help="Hours that a party may be away in any round; default: minutes, and an hour for "
+            "what takes long, for parties that are there together.",
+        ),
+    ] = None,
     memory: Annotated[
         int | None,
         typer.Option(
@@ -202,6 +211,7 @@ def new(
             statistics="dense" if statistics == "dense" else "sketch",
             backend=chosen_backend,
             skip_residual=skip_residual,
+            timing=None if window is None else _patient(3600 * window),
             memory=_new_memory(memory, memory_weight),
             history=history,
             overlap=wish,
@@ -223,6 +233,10 @@ def new(
     out.write_text(plan.to_toml(), encoding="utf-8")
     say(f"wrote {out}; every party reads it and compares this digest:")
     typer.echo(format_digest(plan.digest))
+
+
+def _patient(seconds: float) -> Timing:
+    return Timing(join=seconds, compute=seconds, round=seconds, upload=seconds, liveness=seconds)
 
 
 def _new_memory(max_edits: int | None, weight: float | None) -> Memory | None:
