@@ -40,5 +40,10 @@ class Channel(Protocol):
     def download(self, task: TaskIndex, *, limit: int) -> bytes:
         """Fetch the update bundle of a task, at most `limit` bytes."""
 
-    def close(self) -> None:
-        """Acknowledge what was read and end the background collection."""
+    def close(self, *, finished: bool) -> None:
+        """End the background collection.
+
+        Args:
+            finished: whether nothing more of the session is needed. The aggregator stays for
+                whoever did not say so: a process that dies with what it read comes back for it.
+        """

@@ -128,7 +128,7 @@ def run_session(
             session.leave(error)
         raise
     finally:
-        channel.close()
+        channel.close(finished=session.is_over)
     return SessionReport(
         session.session_id.hex(),
         tuple(reports),
@@ -174,6 +174,7 @@ class _Session:
         )
         self._resuming = False
         self._entered = False
+        self.is_over = False
         self.chain = b""
         self._context: m.Context | None = None
         self._farewell = m.Abort(AbortReason.PARTY_LEFT, member.me)
@@ -197,6 +198,7 @@ class _Session:
             self._run_task(TaskIndex(task), editor, candidate)
             for task in range(len(reports), tasks)
         ]
+        self.is_over = True
         return tuple(reports)
 
     def _finished_before(self) -> int:
@@ -405,6 +407,7 @@ class _Session:
         """End the session on our side, unless it can be resumed after `error`."""
         if self._log.keeps(error):
             return
+        self.is_over = True
         try:
             self._say_farewell()
         finally:

@@ -74,7 +74,7 @@ class LoopbackChannel:
             raise ProtocolError("the update is larger than the plan allows")
         return bundle
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:
         self.closed = True
 
 
