@@ -34,7 +34,6 @@ def roc(scores: Matrix, members: Members, rates: Sequence[float]) -> Matrix:
     sure = np.cumsum(np.bincount(places, weights=members)) / members.sum()
     wrong = np.cumsum(np.bincount(places, weights=~members)) / (~members).sum()
     false, true = np.concatenate([[0.0], wrong]), np.concatenate([[0.0], sure])
-    # The last point of each rate: a vertical piece counts with its upper end.
-    last = np.append(np.diff(false) > 0, True)
-    found: Matrix = np.interp(rates, false[last], true[last])
+    # Of points at one rate `interp` goes up to the first one, and on from the last one.
+    found: Matrix = np.interp(rates, false, true)
     return found
