@@ -128,7 +128,10 @@ def _measured(audit: Audit, settings: Sequence[Setting]) -> list[Setting]:
         return []
     whole: dict[Setting, None] = {}
     seeds: dict[tuple[str, int, int], list[int]] = {}
+    wanted = audit.utility.defences
     for setting in settings:
+        if wanted is not None and setting.defence not in wanted:
+            continue
         taken = seeds.setdefault((setting.defence, setting.parties, setting.edits), [])
         if setting.seed not in taken and len(taken) < audit.utility.seeds:
             taken.append(setting.seed)

@@ -95,10 +95,12 @@ class UtilitySettings(Section):
     Attributes:
         measure: edit all layers under each defence, and measure efficacy, paraphrase and
             neighbourhood (docs/metrics.md).
+        defences: under which; None for all of the grids.
         seeds: of how many draws; the first ones.
     """
 
     measure: bool = False
+    defences: Annotated[tuple[DefenceName, ...], _SOME] | None = None
     seeds: Annotated[int, Field(ge=1)] = 1
 
 

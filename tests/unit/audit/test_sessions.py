@@ -308,3 +308,16 @@ def test_a_defence_that_is_not_installed_is_named(
     setting = next(c.setting for c in world.jobs.cells if c.setting.defence == "ckks")
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert "pip install 'collabedit[ckks]'" in str(lacking(AggregatorView, setting))
+
+
+def test_utility_is_measured_on_whole_sessions_of_the_defences_that_are_named(
+    world: World, model: Path, tmp_path: Path
+) -> None:
+    measured = {"measure": True, "defences": ["closed", "camouflage"], "seeds": 1}
+    grids = [{"defences": list(ALL), "parties": [3], "edits": [6], "seeds": [1, 2]}]
+    jobs = World(tmp_path, model, audit_of(utility=measured, grids=grids)).jobs
+    assert [(each.defence, each.scope, each.seed) for each in jobs.settings] == [
+        ("closed", "all", 1),
+        ("camouflage", "all", 1),
+    ]
+    assert not world.jobs.utility
