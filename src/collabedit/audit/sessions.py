@@ -140,6 +140,18 @@ class Session:
         """Private keys of all ends, for adversaries that act."""
         return identities_of(self.task)
 
+    def statistics(self) -> dict[PartyId, tuple[Matrix, Matrix]]:
+        """Return K̃ [d', n] and R [d_out, n] of each party, of the first layer, without covers.
+
+        For adversaries that act: with `plan` and `identities` further sessions can be run.
+        """
+        found, start = {}, 0
+        for party, numbers in zip(self.plan.party_ids, self.task.shares, strict=True):
+            own = slice(start, start + len(numbers))
+            found[party] = (self.vectors["keys"][:, own], self.vectors["residuals"][:, own])
+            start += len(numbers)
+        return found
+
     def truth(self, candidates: int, *, parties: frozenset[PartyId] | None = None) -> Truth:
         """State what was really there; for scoring alone.
 

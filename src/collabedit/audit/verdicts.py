@@ -100,7 +100,7 @@ def _verdict(
         case _:
             said = f"was refused at every try: {of}"
     leaking = sum(rows[index].severity == "leaks" for index in controls)
-    tail = f" Of {len(controls)} rows on controls {leaking} leak." if controls else ""
+    tail = f" On controls {leaking} of {len(controls)} rows leak." if controls else ""
     return Verdict(
         adversary=adversary.value,
         severity=worst,

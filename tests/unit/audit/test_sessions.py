@@ -23,7 +23,9 @@ from collabedit.experiments.deal import load_pool
 from collabedit.experiments.schema import Measures
 from collabedit.experiments.shared import bench_for
 from collabedit.grid import Job
-from collabedit.ids import LayerIndex
+from collabedit.ids import LayerIndex, TaskIndex
+from collabedit.simulation import Simulation
+from tests.support.randomness import InsecureTestRandomness
 from tests.support.tiny_models import build_tiny_model
 
 ALL: tuple[DefenceName, ...] = tuple(DEFENCES)
@@ -233,6 +235,19 @@ def test_one_layer_is_the_first_task_of_all(world: World) -> None:
     np.testing.assert_allclose(
         first.released[LayerIndex(1)].dense(), whole.released[LayerIndex(1)].dense(), rtol=1e-6
     )
+
+
+def test_a_session_can_be_played_again_from_what_is_kept(world: World, tmp_path: Path) -> None:
+    session = world.session("masked")
+    own = session.statistics()
+    randomness = InsecureTestRandomness(5)
+    outcome = Simulation(
+        session.plan,
+        identities=session.identities,
+        directory=tmp_path,
+        randomness=dict.fromkeys(session.identities, randomness),
+    ).run(lambda party, _: [own[party]])
+    np.testing.assert_array_equal(outcome.sums[TaskIndex(0)], session.outcome.sums[TaskIndex(0)])
 
 
 def test_the_truth_is_of_the_parties_that_count(world: World) -> None:

@@ -91,7 +91,7 @@ def test_verdicts_are_about_deployed_defences_and_quote_the_strongest_row() -> N
     assert "b on closed sums with cover edits with 3 parties and 30 edits, auc 0.9" in (
         aggregator.text
     )
-    assert "Of 1 rows on controls 1 leak." in aggregator.text
+    assert "On controls 1 of 1 rows leak." in aggregator.text
     assert found["recipient"].severity == "not-tested"
     assert found["network"].text.endswith("no attack ran on a deployed defence.")
 
