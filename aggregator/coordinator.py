@@ -28,6 +28,7 @@ from collabedit.aggregator.reporting import Observer, Reporter, ignore
 from collabedit.aggregator.rounds import ROUNDS, waiting_for
 from collabedit.aggregator.task import advance, receive, start_task
 from collabedit.aggregator.tiles import TileStore
+from collabedit.aggregator.transcript import Transcript
 from collabedit.aggregator.witness import Witness
 from collabedit.ciphertexts import opened_layout
 from collabedit.crypto.rng import Randomness
@@ -55,6 +56,8 @@ from collabedit.proto.envelope import (
     sign_message,
 )
 from collabedit.proto.evidence import EvidenceSink
+from collabedit.recorder import Recorder
+from collabedit.recording import Kind
 
 _OPENED = 1 << 32
 """The journal keeps the tiles of a task's opened integers under its index and this: their owner has
@@ -72,6 +75,7 @@ class Coordinator:
         evidence: given proof of each lie of a party, under the lock; must not raise.
         observer: told of every event, under the lock; must be quick.
         journal: if it holds an unfinished session, that one goes on; by default one in memory.
+        recorder: keeps a transcript for audits; None keeps none.
 
     Raises:
         PlanError: `identity` is not the plan's.
@@ -89,6 +93,7 @@ class Coordinator:
         evidence: EvidenceSink | None = None,
         observer: Observer = ignore,
         journal: Journal | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         check_identities(plan)
         if identity.verify_key.to_bytes() != plan.identity(AGGREGATOR):
@@ -117,6 +122,8 @@ class Coordinator:
             self._journal.begin(self.session_id, plan.digest)
         else:
             self.session_id = stored.session_id
+        self._transcript = Transcript(recorder)
+        self._transcript.begin(self.session_id)
         self._chain = first_chain(plan.digest, self.session_id)
         self._report = Reporter(plan, observer)
         self._report.muted = stored is not None
@@ -170,6 +177,7 @@ class Coordinator:
                     "journal was written by another version or under another key"
                 ) from error
             self.replayed += 1
+            self._transcript.stepped(self._task, change, step)
             self._take(step)
 
     def _restore_uploads(self) -> None:
@@ -286,6 +294,7 @@ class Coordinator:
             elif envelope.kind == m.KINDS[m.SumOpened]:
                 self._check_opened(envelope)
             step = receive(self._state, packet)
+            self._transcript.stepped(self._task, packet, step)
             self._keep(packet)
             self._accepted.add(envelope.signature)
             self._report.received(self._task, before, envelope)
@@ -331,6 +340,7 @@ class Coordinator:
         store, layout = self._due(party, task)
         tile = decode_frame(frame, layout=layout)
         store.put(party, tile)
+        self._transcript.frame(party, task, frame)
         return tile.index
 
     def settle_upload(self, party: PartyId, task: TaskIndex) -> None:
@@ -374,6 +384,7 @@ class Coordinator:
             if self.finished or isinstance(self._state, s.Summing | s.Opening):
                 return
             step = advance(self._state, s.RoundClosed())
+            self._transcript.stepped(self._task, s.RoundClosed(), step)
             self._keep(s.RoundClosed())
             self._report.round_closed(self._task, self.round_name, self.waiting_for)
             self._take(step)
@@ -399,11 +410,15 @@ class Coordinator:
         if isinstance(outcome, OpenedTask):
             self._bundles.store(self._task, outcome.bundle)
         with self._changed:
+            step = advance(self._state, event)
+            if isinstance(outcome, OpenedTask):
+                self._transcript.opened(self._task, state.survivors, outcome.total)
+            self._transcript.stepped(self._task, event, step)
             self._keep(event)
             if isinstance(outcome, OpenedTask):
                 self._bundles.release(self._task)
                 self._report.opened(self._task, state.survivors, outcome.event.sum_digest)
-            self._take(advance(self._state, event))
+            self._take(step)
             store.delete()
             if opened is not None:
                 opened.delete()
@@ -422,8 +437,10 @@ class Coordinator:
             self._bundles.store_sum(task, offer)
             event = s.Summed(hashlib.sha256(offer).digest(), len(offer))
         with self._changed:
+            step = advance(self._state, event)
+            self._transcript.stepped(self._task, event, step)
             self._keep(event)
-            self._take(advance(self._state, event))
+            self._take(step)
 
     def _delete_uploads(self) -> None:
         self._store.delete()
@@ -524,8 +541,14 @@ class Coordinator:
                 state.opener,
                 self._task,
             ):
-                return self._bundles.sum_chunks(task)
-            return self._bundles.chunks(task)
+                chunks = self._bundles.sum_chunks
+                kind: Kind = "sum"
+            else:
+                chunks = self._bundles.chunks
+                kind = "bundle"
+            found = chunks(task)
+        self._transcript.fetched(party, task, kind, lambda: chunks(task))
+        return found
 
     def bundle_chunks(self, task: TaskIndex) -> Iterator[bytes]:
         """Read a released update bundle piece by piece.

@@ -11,7 +11,7 @@ from typing import Self
 
 from collabedit.crypto.ring import RingArray, from_bytes
 from collabedit.editing import Layer
-from collabedit.errors import MalformedMessageError
+from collabedit.errors import InputError, MalformedMessageError
 from collabedit.exchange import (
     TileLayout,
     decode_frame,
@@ -21,7 +21,8 @@ from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Plan
 from collabedit.proto.codec import decode_body, decode_packet
 from collabedit.proto.messages import ProposeSurvivors
-from collabedit.simulation import Delivery, Outcome
+from collabedit.recording import Delivery, Recording
+from collabedit.simulation import Outcome
 from collabedit.sketch import DenseStatistics, GramSketch, LowRankUpdate, Matrix
 
 Uploads = Mapping[PartyId, RingArray]
@@ -44,6 +45,25 @@ class AggregatorView:
     uploads: Mapping[TaskIndex, Uploads] = field(repr=False)
     sums: Mapping[TaskIndex, RingArray] = field(repr=False)
     survivors: Mapping[TaskIndex, frozenset[PartyId]]
+
+    @classmethod
+    def of_recording(cls, recording: Recording) -> Self:
+        """Cut the view from what an aggregator or a simulation recorded.
+
+        Raises:
+            InputError: a party recorded it, or the file is damaged.
+        """
+        if recording.role == "party":
+            raise InputError(
+                f"{recording.path}: is {recording.origin}'s: this view is the aggregator's"
+            )
+        plan = recording.plan
+        tasks = [TaskIndex(index) for index in range(len(plan.tasks))]
+        uploads = {
+            task: _reassemble(plan, task, recording.deliveries(kind="frame", task=task))
+            for task in tasks
+        }
+        return cls(plan, uploads, recording.sums(), recording.survivors())
 
     @classmethod
     def of(cls, plan: Plan, outcome: Outcome) -> Self:
@@ -97,6 +117,20 @@ class RecipientView:
 
     plan: Plan
     updates: Mapping[LayerIndex, LowRankUpdate]
+
+    @classmethod
+    def of_recording(cls, recording: Recording) -> Self:
+        """Cut the view from what a party or a simulation recorded.
+
+        Raises:
+            InputError: it holds no verified update, or is damaged.
+        """
+        updates = recording.updates()
+        if not updates:
+            raise InputError(
+                f"{recording.path}: {recording.origin} verified no update in this session"
+            )
+        return cls(recording.plan, updates)
 
     @classmethod
     def of(cls, plan: Plan, outcome: Outcome) -> Self:

@@ -26,7 +26,8 @@ from collabedit.exchange import FRAME_HEADER, TileLayout
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_packet
-from collabedit.simulation import Delivery, Simulation
+from collabedit.recording import Delivery
+from collabedit.simulation import Simulation
 
 MOMENTS: Mapping[str, str] = {
     "r0": "before its Advertise",

@@ -17,7 +17,8 @@ from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.proto import messages as m
 from collabedit.proto.codec import encode_packet
 from collabedit.proto.envelope import sign_message
-from collabedit.simulation import Delivery, Faults, Outcome, Simulation
+from collabedit.recording import Delivery
+from collabedit.simulation import Faults, Outcome, Simulation
 from tests.audit.branching import MOMENTS, Case, transcript_digest
 from tests.audit.dropout_matrix import build, cases_of
 from tests.audit.dropouts import Witness, failures
