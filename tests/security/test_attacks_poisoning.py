@@ -34,7 +34,14 @@ def build(**changes: object) -> TestFederation:
     return build_federation(4, **{**CAPS, **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("changes", [{}, {"statistics": '"dense"'}, {"closed": CLOSED}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"closed": CLOSED},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"statistics": '"dense"'}, marks=pytest.mark.slow),
+    ],
+)
 def test_within_the_bounds_a_party_suppresses_and_adds_and_no_more(
     changes: dict[str, object], tmp_path: Path
 ) -> None:
@@ -96,6 +103,7 @@ def test_a_vote_stops_suppression_if_the_victims_vote_counts(
         assert found[f"{label}, within the bounds"].succeeded
 
 
+@pytest.mark.slow
 def test_caps_bound_how_much_one_key_weighs(tmp_path: Path) -> None:
     """Where caps are what honest edits need, long keys leave more of the victim's edit."""
     tight = build_federation(4, key_energy=12.0, residual_energy=400.0)

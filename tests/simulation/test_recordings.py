@@ -59,8 +59,15 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("faults", FAULTS)
-@pytest.mark.parametrize("kind", FEDERATIONS)
+@pytest.mark.parametrize(
+    ("kind", "faults"),
+    [
+        pytest.param(kind, faults, marks=[pytest.mark.slow] if kind == "dense" else [])
+        for kind in FEDERATIONS
+        for faults in FAULTS
+        if kind != "closed" or faults == "calm"
+    ],
+)
 def test_views_of_a_recording_are_those_of_the_session(
     kind: str, faults: str, tmp_path: Path
 ) -> None:
@@ -202,6 +209,7 @@ class FailingRecorder(Recorder):
         super().open_sum(*what)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_coordinator_whose_recording_is_refused_has_not_moved(tmp_path: Path) -> None:
     """Whatever is refused can be handed in again, and the session ends as without."""
     federation = build_federation(3, tile_bytes=1 << 16)
