@@ -1,5 +1,7 @@
 """Recordings of real processes, some of which are killed on the way."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from collabedit.attacks.views import AggregatorView, RecipientView
 from collabedit.ids import TaskIndex
 from collabedit.recording import Recording
 from tests.protocol.stage import plain_sum
+from tests.support import processes
 from tests.support.federations import build_federation
 from tests.support.standins import Process, StandInSession, lay_out
 
@@ -62,3 +65,32 @@ def test_ends_that_were_killed_go_on_in_their_files(
         for layer, update in verified[0].items():
             np.testing.assert_array_equal(updates[layer].left, update.left)
             np.testing.assert_array_equal(updates[layer].right, update.right)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_party_join_records_what_it_verified(tmp_path: Path) -> None:
+    federation = processes.build_federation(
+        tmp_path / "federation", parties=3, command=processes.run_here
+    )
+    place = tmp_path / "recording"
+    with processes.Session(federation, tmp_path / "session") as session:
+        session.start("party-1", record=place)
+        for name in ("party-2", "party-3"):
+            session.start(name)
+        for party in session.parties.values():
+            assert party.wait() == 0, party.text
+        report = session.parties["party-1"].report
+    with Recording(place) as recording:
+        assert recording.origin == "party-1"
+        assert recording.session_id.hex() == report["session"]
+        recording.check()
+        bundles = [hashlib.sha256(d.data).hexdigest() for d in recording.deliveries(kind="bundle")]
+        assert [f"sha256:{digest}" for digest in bundles] == [
+            task["update_digest"] for task in report["tasks"]
+        ]
+        assert set(recording.updates()) == {1, 3}
+        kept = b"".join(delivery.data for delivery in recording.deliveries())
+    edits = json.loads(federation.member("party-1").edits.read_text())
+    for edit in edits:
+        assert edit["requested_rewrite"]["subject"].encode() not in kept
