@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 from collabedit.crypto.ring import Ring, RingArray, from_bytes
 from collabedit.errors import InputError, ProtocolError
-from collabedit.ids import LayerIndex, PartyId, TaskIndex
+from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.plan import parse_plan
 from collabedit.sketch import LowRankUpdate
 
@@ -146,6 +146,9 @@ class Recording:
         self.plan = parse_plan(row[4], source=f"{self.path}: plan")
         if self.plan.digest != row[3] or self.role not in get_args(Role):
             raise self._damaged("its plan or its role is another one")
+        if (self.role == "party") is (self.party is None):
+            raise self._damaged("it says of no party, or of another end, that it recorded")
+        self._check_ends(AGGREGATOR, self.party or AGGREGATOR)
 
     @property
     def origin(self) -> str:
@@ -153,7 +156,7 @@ class Recording:
         return self.role if self.party is None else self.plan.party_name(self.party)
 
     def __repr__(self) -> str:
-        return f"Recording({self.path}, {self.origin!r})"
+        return f"Recording({self.path})"
 
     def deliveries(
         self, *, kind: Kind | None = None, task: TaskIndex | None = None
@@ -172,6 +175,9 @@ class Recording:
             "WHERE kind = coalesce(?, kind) AND task = coalesce(?, task) ORDER BY number",
             (kind, task),
         ):
+            self._check_ends(sender, receiver)
+            if what not in get_args(Kind):
+                raise self._damaged("a delivery is of no known kind")
             yield Delivery(sender, receiver, of, what, self._content(digest), at)
 
     def sightings(self) -> Iterator[Sighting]:
@@ -180,6 +186,7 @@ class Recording:
             "SELECT sender, receiver, bytes, at FROM deliveries JOIN contents USING (digest) "
             "ORDER BY number"
         ):
+            self._check_ends(sender, receiver)
             yield Sighting(sender, receiver, size, at)
 
     def sums(self) -> dict[TaskIndex, RingArray]:
@@ -201,6 +208,7 @@ class Recording:
         """Return whose contributions are in each opened sum."""
         found: dict[TaskIndex, set[PartyId]] = {}
         for task, party in self._rows("SELECT task, party FROM survivors"):
+            self._check_ends(AGGREGATOR, party)
             found.setdefault(TaskIndex(task), set()).add(PartyId(party))
         return {task: frozenset(parties) for task, parties in sorted(found.items())}
 
@@ -254,6 +262,11 @@ class Recording:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _check_ends(self, *ends: PartyId) -> None:
+        for end in ends:
+            if end != AGGREGATOR and end not in self.plan.party_ids:
+                raise self._damaged(f"party {end} is not in its plan")
+
     def _content(self, digest: bytes) -> bytes:
         pieces = self._rows("SELECT data FROM pieces WHERE digest = ? ORDER BY piece", (digest,))
         data = b"".join(piece for (piece,) in pieces)
@@ -263,7 +276,8 @@ class Recording:
 
     def _rows(self, query: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
         with self._errors():
-            yield from self._database.execute(query, values)
+            # Through `map`: a cursor that is left early would be closed behind its database.
+            yield from map(tuple, self._database.execute(query, values))
 
     def _damaged(self, what: str) -> InputError:
         return InputError(f"{self.path}: is damaged: {what}; take another copy")
@@ -272,7 +286,7 @@ class Recording:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise InputError(
                 f"{self.path}: is no recording, is being written, or is damaged: {error}"
             ) from error

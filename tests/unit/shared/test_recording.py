@@ -202,6 +202,40 @@ def test_an_altered_content_is_found(tmp_path: Path) -> None:
                 read()
 
 
+def read_everything(path: Path) -> None:
+    with Recording(path) as recording:
+        repr((recording, recording.origin, list(recording.deliveries())))
+        list(recording.sightings())
+        recording.sums()
+        recording.survivors()
+        recording.updates()
+        recording.check()
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_whatever_happened_to_a_file_it_is_read_or_refused(seed: int, tmp_path: Path) -> None:
+    with simulated(tmp_path) as recorder:
+        recorder.deliver(at("frame", bytes(range(256)) * 4))
+        recorder.open_sum(FIRST, {ONE}, np.arange(9, dtype=np.uint64))
+        recorder.verify(FIRST, {LayerIndex(0): LowRankUpdate(np.ones((20, 1)), np.ones((1, 48)))})
+    path, rng = tmp_path / FILE, np.random.default_rng(seed)
+    original = path.read_bytes()
+    # Where SQLite keeps something: a change of the empty rest of a page is none.
+    used = np.flatnonzero(np.frombuffer(original, dtype=np.uint8))
+    outcomes = set()
+    for _ in range(60 if seed == 0 else 3000):
+        damaged = bytearray(original)
+        for place in rng.choice(used, size=rng.integers(1, 4)):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_everything(path)
+            outcomes.add("read")
+        except InputError as error:
+            outcomes.add("refused" if str(path) in str(error) else str(error))
+    assert outcomes == {"read", "refused"}
+
+
 def test_a_missing_content_is_found(tmp_path: Path) -> None:
     path = made(tmp_path)
     with sqlite3.connect(path) as database:
