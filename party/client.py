@@ -7,6 +7,7 @@ upload, of which those that arrived for good are not sent again.
 """
 
 import contextlib
+import io
 import queue
 import threading
 import time
@@ -220,24 +221,31 @@ class GrpcChannel:
 
     def download(self, task: TaskIndex, *, limit: int) -> bytes:
         """See `Channel`."""
+        held = io.BytesIO()
+        self.fetch(task, limit=limit, file=held)
+        return held.getvalue()
 
-        def fetch() -> bytes:
-            received = bytearray()
+    def fetch(self, task: TaskIndex, *, limit: int, file: io.BufferedIOBase) -> None:
+        """See `Channel`."""
+
+        def receive() -> int:
+            file.seek(0)
+            file.truncate()
+            received = 0
             stream = self._download(
                 b"", timeout=self._upload_seconds, metadata=self._metadata(task)
             )
             for chunk in stream:
-                received += chunk
-                if len(received) > limit:
+                received += len(chunk)
+                if received > limit:
                     stream.cancel()
                     raise ProtocolError(
                         f"the update is larger than the plan allows ({limit} bytes)"
                     )
-            return bytes(received)
+                file.write(chunk)
+            return received
 
-        data = self._call(fetch)
-        self.bytes_received += len(data)
-        return data
+        self.bytes_received += self._call(receive)
 
     def _metadata(self, task: TaskIndex) -> tuple[tuple[str, str], ...]:
         return (("session-id", self._session_id.hex()), ("task", str(task)))

@@ -75,6 +75,7 @@ def run_session(
     reasserted_items: Sequence[Item] = (),
     review: Review = accept,
     observer: Observer = _ignore,
+    processes: int | None = None,
 ) -> SessionReport:
     """Take part in one session, to its end, or go on with the one in the journal.
 
@@ -95,6 +96,7 @@ def run_session(
         review: told what is decided about our edits before anything that depends on it is sent; may
             raise to leave the session.
         observer: told of every event.
+        processes: most worker processes that encrypt a long upload; None for one for each core.
 
     Raises:
         ValueError: the plan counts overlap, and there are no `items` to count.
@@ -118,6 +120,7 @@ def run_session(
         ),
         review=review,
         observer=observer,
+        processes=processes,
     )
     try:
         reports = session.run(editor)
@@ -152,6 +155,7 @@ class _Session:
         own: OwnEdits,
         review: Review,
         observer: Observer,
+        processes: int | None,
     ) -> None:
         self._member = member
         self._plan = member.plan
@@ -171,6 +175,7 @@ class _Session:
             witness=witness,
             ledger=ledger,
             observer=observer,
+            processes=processes,
         )
         self._resuming = False
         self._entered = False

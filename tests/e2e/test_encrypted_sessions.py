@@ -38,7 +38,7 @@ def test_an_opener_that_vanishes_ends_the_session_by_name(
     def die(*_: object) -> None:
         sys.exit()
 
-    monkeypatch.setattr(decryption, "open_offer", die)
+    monkeypatch.setattr(decryption, "open_chunks", die)
     run(network, [1, 2, 3, 4])
     for party in (2, 3, 4):
         error = network.errors[PartyId(party)]

@@ -1,7 +1,7 @@
 """Encrypted sums over the whole protocol in memory: what masks would give, opened by one party."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from collabedit import simulation as simulation_module
-from collabedit.aggregator import coordinator as coordinator_module
-from collabedit.aggregator.encrypted import make_offer
+from collabedit.aggregator.encrypted import EncryptedUploads
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.tiles import TileStore
 from collabedit.ciphertexts import WORDS, task_chunks
@@ -271,14 +270,16 @@ def test_a_ciphertext_under_another_key_spoils_the_sum_and_nothing_is_released(
 # An aggregator that lies to the opener
 
 
+HONEST_OFFER = EncryptedUploads.offer
 Forge = Callable[[Plan, TileStore, frozenset[PartyId], bytes], bytes]
 
 
 def lying_offer(monkeypatch: pytest.MonkeyPatch, forge: Forge) -> None:
-    def lying(plan: Plan, task: TaskIndex, store: TileStore, survivors: Any) -> bytes:  # noqa: ANN401
-        return forge(plan, store, frozenset(survivors), make_offer(plan, task, store, survivors))
+    def lying(uploads: EncryptedUploads, survivors: Iterable[PartyId]) -> Iterator[bytes]:
+        members, offer = frozenset(survivors), b"".join(HONEST_OFFER(uploads, survivors))
+        yield forge(uploads._plan, uploads._store, members, offer)
 
-    monkeypatch.setattr(coordinator_module, "make_offer", lying)
+    monkeypatch.setattr(EncryptedUploads, "offer", lying)
 
 
 def one_upload(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
@@ -293,7 +294,7 @@ def one_upload(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offe
 
 def fewer_terms(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
     """A sum without party 5, and its seeds in the place of all."""
-    shorter = make_offer(plan, FIRST, store, survivors - {5})
+    shorter = b"".join(HONEST_OFFER(EncryptedUploads(plan, FIRST, store), survivors - {5}))
     seeds = len(survivors) * SEED_BYTES
     return offer[:seeds] + shorter[seeds - SEED_BYTES :]
 
@@ -404,7 +405,7 @@ def test_an_opener_that_lies_about_the_sum_is_caught_by_the_check(
 
     def lying(*arguments: Any) -> RingArray:  # noqa: ANN401
         # Twice Z, and so twice the update, which the aggregator has no reason to refuse.
-        opened = honest(*arguments)
+        opened = honest(*arguments).copy()
         values = opened.view(np.int64).reshape(68, -1)
         values[48:] *= 2
         return opened

@@ -78,7 +78,10 @@ WorkOption: TypeAlias = Annotated[
 ]
 DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")]
 ThreadsOption: TypeAlias = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="CPU threads, and processes that encrypt; default: all cores."
+    ),
 ]
 
 TARGETS_FILE = "targets.safetensors"
@@ -429,6 +432,7 @@ def join(
                     reasserted_items=reasserted_items(plan, added),
                     review=overlap_review(work / OVERLAP_FILE, ask=review),
                     observer=observe,
+                    processes=threads,
                 )
         except CollabEditError as error:
             for path in evidence.written:
