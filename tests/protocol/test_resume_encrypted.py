@@ -26,7 +26,8 @@ from tests.support.crashes import CrashError, CrashPoints
 from tests.support.federations import encrypted_federation
 from tests.support.loopback import driven
 
-FEDERATION = encrypted_federation(3, layers=2, tile_bytes=1 << 16)
+# Two chunks each: what is stored of a contribution and of an opening is several records.
+FEDERATION = encrypted_federation(3, layers=2, tile_bytes=1 << 16, capacity=150)
 FIRST = TaskIndex(0)
 TILES = TileLayout.of(FEDERATION.plan, FIRST).tiles
 ANSWERS = (

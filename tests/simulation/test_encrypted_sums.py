@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from collabedit import simulation as simulation_module
+from collabedit.aggregator.bundles import Bundles
+from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.encrypted import EncryptedUploads
 from collabedit.aggregator.journal import Journal
+from collabedit.aggregator.opening import OpenedTask
+from collabedit.aggregator.states import Summing
 from collabedit.aggregator.tiles import TileStore
 from collabedit.ciphertexts import WORDS, task_chunks
 from collabedit.crypto.ckks.wire import HEADER_BYTES
@@ -379,11 +383,12 @@ def test_an_offer_that_is_not_the_announced_one_is_refused(
     federation = encrypted_federation(5)
     own = federation.simulation(tmp_path)
     honest = own.coordinator.download
-    monkeypatch.setattr(
-        own.coordinator,
-        "download",
-        lambda party, task: iter([b"".join(honest(party, task))[:-1] + b"\x00"]),
-    )
+
+    def altered(party: PartyId, task: TaskIndex) -> Iterator[bytes]:
+        offer = b"".join(honest(party, task))
+        yield offer[:-1] + bytes([offer[-1] ^ 1])
+
+    monkeypatch.setattr(own.coordinator, "download", altered)
     outcome, received = run(federation, own)
     state = outcome.party_states[PartyId(1)]
     assert isinstance(state, Aborted)
@@ -509,3 +514,51 @@ def test_a_stored_sum_that_is_damaged_is_named(damage: str, tmp_path: Path) -> N
         stored.unlink()
     with pytest.raises(StorageError, match=r"task-0\.sum"):
         stopped.restart_aggregator()
+
+
+def test_a_full_disk_delays_the_offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, go_on = Bundles.store_sum, Coordinator.open_pending
+    begun: list[bytes] = []
+
+    def full(bundles: Bundles, task: TaskIndex, offer: Iterable[bytes]) -> tuple[bytes, int]:
+        if begun:
+            return store(bundles, task, offer)
+        begun.append(next(iter(offer)))
+        raise StorageError("disk full")
+
+    def patient(coordinator: Coordinator) -> OpenedTask | None:
+        try:
+            return go_on(coordinator)
+        except StorageError:
+            assert isinstance(coordinator.state, Summing)
+            return go_on(coordinator)
+
+    monkeypatch.setattr(Bundles, "store_sum", full)
+    monkeypatch.setattr(Coordinator, "open_pending", patient)
+    federation = encrypted_federation(4)
+    outcome, received = run(federation, federation.simulation(tmp_path))
+    assert begun
+    assert outcome.aborted is None
+    assert len(received) == 4
+
+
+def test_a_stored_upload_that_is_damaged_ends_the_task_without_a_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Bundles.store_sum
+
+    def damaged(bundles: Bundles, task: TaskIndex, offer: Iterable[bytes]) -> tuple[bytes, int]:
+        (path,) = tmp_path.rglob("party-2.tiles")
+        data = bytearray(path.read_bytes())
+        data[CHUNK_BYTES // 2] ^= 1
+        path.write_bytes(data)
+        return honest(bundles, task, offer)
+
+    monkeypatch.setattr(Bundles, "store_sum", damaged)
+    federation = encrypted_federation(4)
+    outcome, received = run(federation, federation.simulation(tmp_path))
+    assert outcome.aborted is not None
+    assert outcome.aborted.reason is AbortReason.INTERNAL
+    assert "party 2" in outcome.aborted.detail
+    assert not received
+    assert not list(tmp_path.rglob("*.sum"))
