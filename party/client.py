@@ -22,6 +22,7 @@ from collabedit.errors import (
     CollabEditError,
     ProtocolError,
     SessionAbortedError,
+    StorageError,
     TransportError,
 )
 from collabedit.exchange import bitmap_tiles
@@ -199,11 +200,17 @@ class GrpcChannel:
             nonlocal known, advanced
             have = self._fetch_stored(task)
             advanced, known = len(have) > known, len(have)
-            self._upload(
-                self._counted(frames(have)),
-                timeout=self._upload_seconds,
-                metadata=self._metadata(task),
-            )
+            unreadable: list[StorageError] = []
+            try:
+                self._upload(
+                    self._counted(_noting(frames(have), unreadable)),
+                    timeout=self._upload_seconds,
+                    metadata=self._metadata(task),
+                )
+            except grpc.RpcError:
+                if unreadable:
+                    raise unreadable[0] from None
+                raise
 
         # A long upload may break often, as long as each attempt leaves more tiles there.
         self._call(send, advanced=lambda: advanced)
@@ -306,6 +313,15 @@ class GrpcChannel:
             f"no aggregator answers at {self._address} for {patience:.0f} s: check that it "
             "runs, the address, and that your certificate is of the CA which it trusts"
         )
+
+
+def _noting(frames: Iterable[bytes], unreadable: list[StorageError]) -> Iterator[bytes]:
+    """Keep an error of our own disk: gRPC asks for frames in a thread that it is lost in."""
+    try:
+        yield from frames
+    except StorageError as error:
+        unreadable.append(error)
+        raise
 
 
 def _is_temporary(error: grpc.RpcError) -> bool:

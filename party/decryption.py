@@ -39,8 +39,8 @@ from collabedit.proto.envelope import context_fields
 from collabedit.proto.messages import Context
 from collabedit.proto.statements import RefusalError
 
-CHUNKS_EACH: Final = 512
-"""An upload with fewer for each worker is encrypted sooner here than the workers have started."""
+CHUNKS_EACH: Final = 1024
+"""With fewer for each, an upload is encrypted sooner here: workers import what the command did."""
 
 MOST_PROCESSES: Final = 8
 """Unless somebody asks for more: a worker takes memory."""

@@ -260,7 +260,7 @@ def test_seeds_are_read_from_a_file_as_from_an_array(
 
 @pytest.mark.parametrize(
     ("chunks", "most", "wanted"),
-    [(1, 64, 0), (1023, 64, 0), (1024, 64, 2), (1 << 20, 1, 0), (1 << 20, 3, 3), (1 << 20, 64, 64)],
+    [(1, 64, 0), (2047, 64, 0), (2048, 64, 2), (1 << 20, 1, 0), (1 << 20, 3, 3), (1 << 20, 64, 64)],
 )
 def test_workers_are_for_long_uploads(chunks: int, most: int, wanted: int) -> None:
     assert worker_processes(chunks, most) == wanted
