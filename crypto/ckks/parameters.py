@@ -36,9 +36,9 @@ FRESH_NOISE: Final = 21
 
 SEAL draws an error as the ones among 21 random bits less the ones among 21 others: six bytes, of
 which the third and the last are cut to five bits (`native/src/seal/util/rlwe.cpp`,
-`sample_poly_cbd`). Built with SEAL_USE_GAUSSIAN_NOISE, which TenSEAL does not set
-(`cmake/seal.cmake`), it would draw from a normal distribution cut at 6·3.2 = 19.2 (`globals.h`), so
-the bound holds in either case. LIMITATIONS says what was looked at in the wheel."""
+`sample_poly_cbd`). Built with SEAL_USE_GAUSSIAN_NOISE, it would draw from a normal distribution cut
+at 6·3.2 = 19.2 (`globals.h`), so the bound holds in either case. LIMITATIONS says which the wheel
+does, and how that is known."""
 
 _WITNESSES: Final = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 """Miller-Rabin with these is exact below 3.3·10^24 (Sorenson and Webster 2015)."""
