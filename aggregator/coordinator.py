@@ -11,7 +11,7 @@ input that the disk refuses is refused to whoever brought it, and changes nothin
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from collabedit.aggregator import inputs
@@ -454,11 +454,6 @@ class Coordinator:
         """
         with self._changed:
             return self._mailboxes.after(party, cursor)
-
-    def unread(self, cursors: Mapping[PartyId, int]) -> frozenset[PartyId]:
-        """Return which parties in `cursors` have packets beyond what they acknowledged."""
-        with self._changed:
-            return self._mailboxes.unread(cursors)
 
     def wait_mailbox(
         self,

@@ -23,28 +23,28 @@ class Liveness:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._contact: dict[PartyId, float] = {}
-        self._cursors: dict[PartyId, int] = {}
+        self._finished: dict[PartyId, bool] = {}
 
     def hear(self, party: PartyId) -> None:
         """Note that a party called, or that its call is still open."""
         self._contact[party] = time.monotonic()
 
-    def acknowledge(self, party: PartyId, cursor: int) -> None:
-        """Note how many packets a party says that it has."""
-        self._cursors[party] = cursor
+    def poll(self, party: PartyId, *, finished: bool) -> None:
+        """Note that a party polls, and whether it needs anything more of the session."""
+        self._finished[party] = finished
 
-    def reachable(self) -> dict[PartyId, int]:
-        """Return the cursors of parties that polled lately; the others will fetch nothing more."""
+    def reachable(self) -> frozenset[PartyId]:
+        """Return who polled lately and has not finished; the others will fetch nothing more."""
         since = time.monotonic() - LONGEST_POLL_SECONDS / 2 - 2.0
-        return {
-            party: cursor
-            for party, cursor in self._cursors.items()
-            if self._contact.get(party, 0.0) >= since
-        }
+        return frozenset(
+            party
+            for party, finished in self._finished.items()
+            if not finished and self._contact.get(party, 0.0) >= since
+        )
 
-    def expected_back(self, parties: Iterable[PartyId]) -> dict[PartyId, int]:
-        """Return the cursors of all `parties`, after a restart in which nobody polled yet."""
-        return {**dict.fromkeys(parties, 0), **self._cursors}
+    def expected_back(self, parties: Iterable[PartyId]) -> frozenset[PartyId]:
+        """Return who of `parties` has not finished, after a restart in which nobody polled yet."""
+        return frozenset(party for party in parties if not self._finished.get(party, False))
 
     def is_starved(
         self, position: tuple[TaskIndex, str], *, since: float, waiting: Collection[PartyId]

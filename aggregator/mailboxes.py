@@ -4,7 +4,7 @@ A party says how many it has (its cursor) and gets the rest. Nothing is dropped 
 ends, so a party that was restarted can ask from any point. Not locked: the coordinator is.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from collabedit.aggregator.states import Outbound
 from collabedit.errors import MalformedMessageError
@@ -41,7 +41,3 @@ class Mailboxes:
         if cursor > len(packets):
             raise MalformedMessageError(f"cursor {cursor} of {len(packets)} packets")
         return tuple(packets[cursor:])
-
-    def unread(self, cursors: Mapping[PartyId, int]) -> frozenset[PartyId]:
-        """Return which parties in `cursors` have packets beyond what they acknowledged."""
-        return frozenset(party for party, cursor in cursors.items() if self.has_more(party, cursor))

@@ -221,13 +221,13 @@ class AggregatorServer:
                 self._stop.wait(DISK_SECONDS)
         deadline = time.monotonic() + linger
         while time.monotonic() < deadline and not self._stop.is_set():
-            if not coordinator.unread(self._awaited()):
+            if not self._awaited():
                 break
             time.sleep(_TICK_SECONDS)
         return True
 
-    def _awaited(self) -> dict[PartyId, int]:
-        """Return who may still fetch how the session ended, with what they have."""
+    def _awaited(self) -> frozenset[PartyId]:
+        """Return who may still fetch how the session ended."""
         coordinator = self._coordinator
         if coordinator.replayed:
             # Whoever was cut off by the restart is still to come back.
@@ -320,9 +320,9 @@ class AggregatorServer:
             )
 
     def _collect(self, call: Call, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        session_id, cursor, wait = decode_collect_request(_single(frames))
+        session_id, cursor, wait, finished = decode_collect_request(_single(frames))
         self._check_session(session_id)
-        self._liveness.acknowledge(call.caller, cursor)
+        self._liveness.poll(call.caller, finished=finished)
         call.is_held = True
         packets = self._coordinator.wait_mailbox(
             call.caller,

@@ -1,18 +1,22 @@
-"""The shape of every attack: a view and a prior in, scores out.
+"""The shape of every attack: a view and a prior in, scores or another claim out.
 
-Scores are turned into figures by `metrics`, apart from the attack, so that attacks compare on the
+Claims are turned into figures by `scoring`, apart from the attack, so that attacks compare on the
 same inputs. What an attack may use is the type of its view; what it may know beforehand is `Prior`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
 from collabedit.ids import LayerIndex, PartyId
 from collabedit.sketch import Matrix
 from collabedit.threat_model import Adversary
+
+if TYPE_CHECKING:
+    from collabedit.party.editing.key_map import KeyMap
+    from collabedit.party.editing.model import EditableModel
 
 View_contra = TypeVar("View_contra", contravariant=True)
 
@@ -21,12 +25,26 @@ View_contra = TypeVar("View_contra", contravariant=True)
 class Prior:
     """What an adversary brings along: candidates, and nothing about which of them are members.
 
+    What is empty or None the adversary does not have; an attack that needs it says so.
+
     Attributes:
         mapped_keys: for each layer the mapped keys of the candidates, [d', candidates], as anybody
             computes them with the public model, covariance and templates.
+        subjects: of the candidates, in the order of the columns.
+        prompts: candidates for what was said about a subject, each with one `{}` for it.
+        objects: candidates for what was put there.
+        model: the public model, unedited.
+        maps: Φ by layer, from the covariance that the adversary has: the plan's, or its own.
+        seed: of what the attack draws.
     """
 
     mapped_keys: Mapping[LayerIndex, Matrix] = field(repr=False)
+    subjects: tuple[str, ...] = field(default=(), repr=False)
+    prompts: tuple[str, ...] = field(default=(), repr=False)
+    objects: tuple[str, ...] = field(default=(), repr=False)
+    model: "EditableModel | None" = field(default=None, repr=False)
+    maps: Mapping[int, "KeyMap"] = field(default_factory=dict, repr=False)
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

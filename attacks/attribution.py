@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
+from collabedit.attacks.registry import Entry
 from collabedit.attacks.span import UploadSpan
 from collabedit.attacks.views import AggregatorView
 from collabedit.ids import LayerIndex, PartyId
@@ -38,3 +39,15 @@ class Attribution:
 def best_parties(finding: Finding) -> tuple[PartyId | None, ...]:
     """Name the party with the highest score for each candidate."""
     return tuple(finding.about[row] for row in np.argmax(finding.scores, axis=0))
+
+
+ENTRY = Entry(
+    name="attribution",
+    asks="Which party made an edit that is known to be in the session?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=AggregatorView,
+    make=Attribution,
+    source="Bonawitz et al. 2017 (CCS), lemma 6.1, is what it is held against",
+    departs="the span test on every upload; the best party is the guess",
+    headline="attribution",
+)

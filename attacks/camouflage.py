@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
+from collabedit.attacks.registry import Entry
 from collabedit.attacks.span import range_basis, span_scores
 from collabedit.attacks.views import RecipientView, first_layer
 from collabedit.ids import LayerIndex
@@ -147,3 +148,27 @@ def _given(view: RecipientView, prior: Prior, layer: LayerIndex | None) -> tuple
     unit = np.divide(keys, lengths, out=np.zeros_like(keys), where=lengths > 0)
     basis = range_basis(view.updates[place].canonical().right.T, noise=0.0)
     return basis, unit
+
+
+PAIRS = Entry(
+    name="pair-collinearity",
+    asks="Which candidates were edited, under camouflage with one decoy each?",
+    adversary=Adversary.RECIPIENT,
+    view=RecipientView,
+    make=PairCollinearity,
+    source="this project, against the camouflage of arXiv 2602.10134, section 5",
+    departs="residuals of an edit and its decoy are antiparallel",
+    headline="auc",
+)
+
+
+REGRESSION = Entry(
+    name="dictionary-regression",
+    asks="Which candidates were edited, under any camouflage?",
+    adversary=Adversary.RECIPIENT,
+    view=RecipientView,
+    make=DictionaryRegression,
+    source="this project, against the camouflage of arXiv 2602.10134, section 5",
+    departs="every direction is regressed on all candidates together",
+    headline="auc",
+)

@@ -16,6 +16,7 @@ below, which differs between the sessions.
 from dataclasses import dataclass, field
 
 from collabedit.attacks.attack import Finding, Prior
+from collabedit.attacks.registry import Entry
 from collabedit.attacks.span import vector_scores
 from collabedit.attacks.views import ColludingView, SessionPair, first_layer, layer_of
 from collabedit.crypto.ring import RingArray, subtract_from
@@ -119,3 +120,27 @@ class Collusion:
         layer = first_layer(plan) if self.layer is None else self.layer
         task, _, _ = layer_of(plan, layer)
         return _finding(self.name, plan, layer, subtract_own(view, task), prior)
+
+
+DIFFERENCING = Entry(
+    name="differencing",
+    asks="What did one party add, by two sums of sessions that differ in it?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=SessionPair,
+    make=Differencing,
+    source="folklore; Bonawitz et al. 2017 (CCS), the ideal functionality",
+    departs="followed by the span test",
+    headline="auc",
+)
+
+
+COLLUSION = Entry(
+    name="collusion",
+    asks="What did the parties edit that do not collude with the aggregator?",
+    adversary=Adversary.COLLUDING,
+    view=ColludingView,
+    make=Collusion,
+    source="Bonawitz et al. 2017 (CCS), the ideal functionality",
+    departs="followed by the span test",
+    headline="auc",
+)

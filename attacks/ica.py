@@ -21,6 +21,7 @@ import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
 from collabedit.attacks.opened import Decomposition, Source, decompose, opened_vectors
+from collabedit.attacks.registry import Entry
 from collabedit.attacks.views import AggregatorView, first_layer
 from collabedit.ids import LayerIndex
 from collabedit.sketch import Matrix
@@ -94,3 +95,15 @@ def cosines(demixed: Matrix, candidates: Matrix) -> Matrix:
     inner = np.abs(demixed.T @ candidates)
     found: Matrix = np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0)
     return found
+
+
+ENTRY = Entry(
+    name="ica",
+    asks="What are the keys in the opened sum, without a list of candidates?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=AggregatorView,
+    make=Demixing,
+    source="Cocktail Party Attack, arXiv 2209.05578; FastICA, Hyvärinen 1999",
+    departs="on a Gram matrix, with exact whitening; candidates only name what was found",
+    headline="auc",
+)

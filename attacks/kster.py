@@ -13,6 +13,7 @@ import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
 from collabedit.attacks.opened import Source, opened_vectors
+from collabedit.attacks.registry import Entry
 from collabedit.attacks.span import range_basis, rounding, span_scores
 from collabedit.attacks.views import AggregatorView, first_layer, layer_of
 from collabedit.exchange import merge_vector, plan_encoding
@@ -53,3 +54,15 @@ class MergedSpan:
             basis = range_basis(merged[layer].right.T, noise=0.0)
             rows.append(span_scores(basis, prior.mapped_keys[layer]))
         return Finding(self.name, tuple(each.about for each in vectors), np.stack(rows))
+
+
+ENTRY = Entry(
+    name="kster",
+    asks="Which candidates were edited, by the update that the aggregator merges?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=AggregatorView,
+    make=MergedSpan,
+    source="KSTER, arXiv 2602.10134, stage I",
+    departs="on the update that the aggregator makes itself, before anybody releases it",
+    headline="auc",
+)

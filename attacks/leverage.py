@@ -17,6 +17,7 @@ import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
 from collabedit.attacks.opened import Decomposition, Source, decompose, opened_vectors
+from collabedit.attacks.registry import Entry
 from collabedit.attacks.views import AggregatorView, first_layer
 from collabedit.ids import LayerIndex
 from collabedit.sketch import Matrix
@@ -64,3 +65,15 @@ def leverage_scores(found: Decomposition, candidates: Matrix, ridge: float) -> M
     lengths = np.einsum("dc,dc->c", candidates, candidates)
     scores: Matrix = np.divide(held, lengths, out=np.zeros_like(held), where=lengths > 0)
     return scores
+
+
+ENTRY = Entry(
+    name="leverage",
+    asks="Which candidates does the opened sum hold, and how strongly?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=AggregatorView,
+    make=Leverage,
+    source="Alaoui and Mahoney 2015 (NeurIPS), ridge leverage scores",
+    departs="columns of an unknown matrix are recognised, where rows of a known one were sampled",
+    headline="auc",
+)

@@ -16,6 +16,7 @@ import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
 from collabedit.attacks.opened import Opened, Source, decompose, opened_vectors
+from collabedit.attacks.registry import Entry
 from collabedit.attacks.views import AggregatorView, first_layer, layer_of, statistics_of
 from collabedit.exchange import plan_test_matrix
 from collabedit.ids import LayerIndex
@@ -77,3 +78,15 @@ def residual_energies(plan: Plan, layer: LayerIndex, opened: Opened) -> Matrix:
     values = np.linalg.eigvalsh(scaled.T @ scaled)[::-1]
     kept: Matrix = values[values > _NOISE * values[0]]
     return kept
+
+
+ENTRY = Entry(
+    name="residuals",
+    asks="Which candidates are as long as the residuals in the opened sum say?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=AggregatorView,
+    make=ResidualLengths,
+    source="this project",
+    departs="made against keys of one length",
+    headline="auc",
+)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
+from collabedit.attacks.registry import Entry
 from collabedit.attacks.views import (
     AggregatorView,
     RecipientView,
@@ -207,3 +208,39 @@ class UpdateSpan:
         update = view.updates[layer].canonical()
         basis = range_basis(update.right.T, noise=0.0)
         return Finding(self.name, (None,), span_scores(basis, prior.mapped_keys[layer])[None])
+
+
+SUM_SPAN = Entry(
+    name="sum-span",
+    asks="Which candidates were edited, by the range of the opened sum?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=AggregatorView,
+    make=SumSpan,
+    source="KSTER, arXiv 2602.10134, stage I; DAGER, arXiv 2405.15586, for the test of a span",
+    departs="on S itself, so no covariance and no decomposition of an update is needed",
+    headline="auc",
+)
+
+
+UPLOAD_SPAN = Entry(
+    name="upload-span",
+    asks="Which candidates did each party edit, by the range of its upload?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=AggregatorView,
+    make=UploadSpan,
+    source="KSTER, arXiv 2602.10134, stage I",
+    departs="on each upload by itself",
+    headline="auc",
+)
+
+
+UPDATE_SPAN = Entry(
+    name="update-span",
+    asks="Which candidates were edited, by the row space of the released update?",
+    adversary=Adversary.RECIPIENT,
+    view=RecipientView,
+    make=UpdateSpan,
+    source="KSTER, arXiv 2602.10134, stage I",
+    departs="in mapped coordinates, for all editors, with the rank read from the spectrum",
+    headline="auc",
+)

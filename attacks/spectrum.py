@@ -17,6 +17,7 @@ import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
 from collabedit.attacks.opened import Source, decompose, opened_vectors
+from collabedit.attacks.registry import Entry
 from collabedit.attacks.subsets import (
     SMALLEST,
     Problem,
@@ -138,3 +139,15 @@ def shares(problem: Problem, *, rng: np.random.Generator) -> Matrix:
     logs = -0.5 * (gaps / spread) ** 2
     normalised: Matrix = logs - np.logaddexp.reduce(logs, axis=0)
     return normalised
+
+
+ENTRY = Entry(
+    name="spectrum",
+    asks="Which candidates have a Gram matrix with the eigenvalues of the opened sum?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=AggregatorView,
+    make=SpectrumMatch,
+    source="this project; searches after Horowitz and Sahni 1974 and Kirkpatrick et al. 1983",
+    departs="made against the secret basis",
+    headline="auc",
+)

@@ -521,7 +521,7 @@ def read_session(place: Place) -> None:
         f"127.0.0.1:{place.port}", tls=place.client_tls("party-4"), server_name="aggregator"
     )
     answer = channel.join(m.Packet(join)).envelope
-    channel.close()
+    channel.close(finished=True)
     (place.directory / "session.json").write_text(
         json.dumps({"session": answer.context.session_id.hex()})
     )

@@ -199,7 +199,7 @@ def upload_ours(setting: Setting, server: Server, party: PartyId, frames: list[b
     started = time.perf_counter()
     channel.upload(TASK, lambda _have: frames)
     seconds = time.perf_counter() - started
-    channel.close()
+    channel.close(finished=True)
     return seconds
 
 

@@ -44,5 +44,10 @@ class Channel(Protocol):
     def fetch(self, task: TaskIndex, *, limit: int, file: BufferedIOBase) -> None:
         """Fetch as `download` does, into a file from its start; raises its `OSError` as it is."""
 
-    def close(self) -> None:
-        """Acknowledge what was read and end the background collection."""
+    def close(self, *, finished: bool) -> None:
+        """End the background collection.
+
+        Args:
+            finished: whether nothing more of the session is needed. The aggregator stays for
+                whoever did not say so: a process that dies with what it read comes back for it.
+        """

@@ -257,12 +257,12 @@ class GrpcChannel:
     def _metadata(self, task: TaskIndex) -> tuple[tuple[str, str], ...]:
         return (("session-id", self._session_id.hex()), ("task", str(task)))
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:
         """See `Channel`."""
         self._closing.set()
         if self._session_id:
             request = encode_collect_request(
-                self._session_id, cursor=self._cursor, wait_seconds=0.0
+                self._session_id, cursor=self._cursor, wait_seconds=0.0, finished=finished
             )
             # If the aggregator is gone, nothing is owed to it.
             with contextlib.suppress(grpc.RpcError):

@@ -131,7 +131,7 @@ def run_session(
             session.leave(error)
         raise
     finally:
-        channel.close()
+        channel.close(finished=session.is_over)
     return SessionReport(
         session.session_id.hex(),
         tuple(reports),
@@ -179,6 +179,7 @@ class _Session:
         )
         self._resuming = False
         self._entered = False
+        self.is_over = False
         self.chain = b""
         self._context: m.Context | None = None
         self._farewell = m.Abort(AbortReason.PARTY_LEFT, member.me)
@@ -202,6 +203,7 @@ class _Session:
             self._run_task(TaskIndex(task), editor, candidate)
             for task in range(len(reports), tasks)
         ]
+        self.is_over = True
         return tuple(reports)
 
     def _finished_before(self) -> int:
@@ -410,6 +412,7 @@ class _Session:
         """End the session on our side, unless it can be resumed after `error`."""
         if self._log.keeps(error):
             return
+        self.is_over = True
         try:
             self._say_farewell()
         finally:

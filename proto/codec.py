@@ -390,16 +390,18 @@ def encode_receipt() -> bytes:
     return service.Receipt().SerializeToString()
 
 
-def encode_collect_request(session_id: bytes, *, cursor: int, wait_seconds: float) -> bytes:
+def encode_collect_request(
+    session_id: bytes, *, cursor: int, wait_seconds: float, finished: bool = False
+) -> bytes:
     """Serialise a long poll."""
     request = service.CollectRequest(
-        session_id=session_id, cursor=cursor, wait_seconds=wait_seconds
+        session_id=session_id, cursor=cursor, wait_seconds=wait_seconds, finished=finished
     )
     return request.SerializeToString(deterministic=True)
 
 
-def decode_collect_request(data: bytes) -> tuple[bytes, int, float]:
-    """Parse a long poll: session id, cursor, seconds to wait (finite, not negative).
+def decode_collect_request(data: bytes) -> tuple[bytes, int, float, bool]:
+    """Parse a long poll: session id, cursor, seconds to wait (finite, not negative), finished.
 
     Raises:
         MalformedMessageError: not a valid request.
@@ -409,7 +411,7 @@ def decode_collect_request(data: bytes) -> tuple[bytes, int, float]:
     _require(request.cursor <= _UINT32, f"cursor {request.cursor}")
     wait = request.wait_seconds
     _require(math.isfinite(wait) and wait >= 0, "wait_seconds is not a duration")
-    return session_id, request.cursor, wait
+    return session_id, request.cursor, wait, request.finished
 
 
 def encode_collect_reply(packets: Sequence[m.Packet]) -> bytes:

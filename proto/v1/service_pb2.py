@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from collabedit.proto.v1 import messages_pb2 as collabedit_dot_proto_dot_v1_dot_messages__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!collabedit/proto/v1/service.proto\x12\rcollabedit.v1\x1a\"collabedit/proto/v1/messages.proto\"\t\n\x07Receipt\"J\n\x0e\x43ollectRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x04\x12\x14\n\x0cwait_seconds\x18\x03 \x01(\x01\"6\n\x0c\x43ollectReply\x12&\n\x07packets\x18\x01 \x03(\x0b\x32\x15.collabedit.v1.Packet2\xc5\x01\n\x0c\x43oordination\x12\x34\n\x04Join\x12\x15.collabedit.v1.Packet\x1a\x15.collabedit.v1.Packet\x12\x38\n\x07\x44\x65liver\x12\x15.collabedit.v1.Packet\x1a\x16.collabedit.v1.Receipt\x12\x45\n\x07\x43ollect\x12\x1d.collabedit.v1.CollectRequest\x1a\x1b.collabedit.v1.CollectReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!collabedit/proto/v1/service.proto\x12\rcollabedit.v1\x1a\"collabedit/proto/v1/messages.proto\"\t\n\x07Receipt\"\\\n\x0e\x43ollectRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x04\x12\x14\n\x0cwait_seconds\x18\x03 \x01(\x01\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\"6\n\x0c\x43ollectReply\x12&\n\x07packets\x18\x01 \x03(\x0b\x32\x15.collabedit.v1.Packet2\xc5\x01\n\x0c\x43oordination\x12\x34\n\x04Join\x12\x15.collabedit.v1.Packet\x1a\x15.collabedit.v1.Packet\x12\x38\n\x07\x44\x65liver\x12\x15.collabedit.v1.Packet\x1a\x16.collabedit.v1.Receipt\x12\x45\n\x07\x43ollect\x12\x1d.collabedit.v1.CollectRequest\x1a\x1b.collabedit.v1.CollectReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECEIPT']._serialized_start=88
   _globals['_RECEIPT']._serialized_end=97
   _globals['_COLLECTREQUEST']._serialized_start=99
-  _globals['_COLLECTREQUEST']._serialized_end=173
-  _globals['_COLLECTREPLY']._serialized_start=175
-  _globals['_COLLECTREPLY']._serialized_end=229
-  _globals['_COORDINATION']._serialized_start=232
-  _globals['_COORDINATION']._serialized_end=429
+  _globals['_COLLECTREQUEST']._serialized_end=191
+  _globals['_COLLECTREPLY']._serialized_start=193
+  _globals['_COLLECTREPLY']._serialized_end=247
+  _globals['_COORDINATION']._serialized_start=250
+  _globals['_COORDINATION']._serialized_end=447
 # @@protoc_insertion_point(module_scope)

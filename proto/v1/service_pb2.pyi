@@ -44,21 +44,25 @@ class CollectRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.bytes
     cursor: _builtins.int
     """how many packets of the mailbox the caller has"""
     wait_seconds: _builtins.float
     """how long the server may hold the call while the mailbox has no more"""
+    finished: _builtins.bool
+    """the caller needs nothing more of this session, even if it dies now"""
     def __init__(
         self,
         *,
         session_id: _builtins.bytes = ...,
         cursor: _builtins.int = ...,
         wait_seconds: _builtins.float = ...,
+        finished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "session_id", b"session_id", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "finished", b"finished", "session_id", b"session_id", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,6 +23,7 @@ from collabedit.party.client import GrpcChannel
 from collabedit.party.journal import PartyJournal
 from collabedit.party.member import Member, SessionReport
 from collabedit.party.session import run_session
+from collabedit.proto import messages as m
 from collabedit.proto.messages import Packet
 from tests.e2e.test_grpc_session import with_timing
 from tests.support.crashes import CrashError
@@ -33,12 +34,28 @@ ONE, FIRST = PartyId(1), TaskIndex(0)
 BEFORE_DEATH = 5
 
 
-class MortalGrpcChannel(GrpcChannel):
+class DyingChannel(GrpcChannel):
+    """That of a process which says nothing any more once it is dead."""
+
+    dies = False
+    dead = False
+
+    def deliver(self, packet: Packet) -> None:
+        if self.dead:
+            raise CrashError
+        super().deliver(packet)
+
+    def close(self, *, finished: bool) -> None:
+        if not self.dead:
+            super().close(finished=finished)
+        self._closing.set()
+        self._channel.close()
+
+
+class MortalGrpcChannel(DyingChannel):
     """Notes the frames that it sends, and may die in its first upload."""
 
     coordinator: Coordinator
-    dies = False
-    dead = False
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
@@ -65,15 +82,6 @@ class MortalGrpcChannel(GrpcChannel):
             super().upload(task, frames)
         except (ProtocolError, TransportError) as error:
             raise CrashError from error
-
-    def deliver(self, packet: Packet) -> None:
-        if self.dead:
-            raise CrashError
-        super().deliver(packet)
-
-    def close(self) -> None:
-        self._closing.set()
-        self._channel.close()
 
 
 @pytest.mark.parametrize("closed", [None, "check_columns = 4"])
@@ -138,6 +146,61 @@ def test_a_party_that_died_in_its_upload_sends_only_what_is_missing(
         np.testing.assert_allclose(mine, wanted, atol=1e-7)
 
 
+class LastPacketChannel(DyingChannel):
+    """Dies with the session's last packet in memory, after the aggregator heard that it arrived."""
+
+    def next_packet(self, timeout: float) -> Packet | None:
+        packet = super().next_packet(timeout)
+        if packet is not None and self.dies:
+            envelope = packet.envelope
+            if envelope.kind == m.KINDS[m.UpdateVerified] and envelope.context.task == 1:
+                time.sleep(1.0)  # the poll after it has gone out
+                self.dead = True
+                raise CrashError
+        return packet
+
+
+def test_the_aggregator_stays_for_a_party_that_died_with_the_last_packet_unwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = build_federation(3, layers=2)
+    network = Network(federation, tmp_path / "hub")
+    coordinator = network.coordinator()
+    member = Member(federation.plan, ONE, federation.identities[ONE], SystemRandomness())
+    work = tmp_path / "work"
+    work.mkdir()
+    with network.server(coordinator) as server:
+        running = threading.Thread(target=server.run, kwargs={"linger": 20.0})
+        running.start()
+        others = [
+            network.join(PartyId(party), network.channel(PartyId(party), server.port))
+            for party in (2, 3)
+        ]
+        with monkeypatch.context() as patched:
+            patched.setattr("tests.support.networks.GrpcChannel", LastPacketChannel)
+            first = network.channel(ONE, server.port)
+        assert isinstance(first, LastPacketChannel)
+        first.dies = True
+        with (
+            monkeypatch.context() as patched,
+            PartyJournal(work, randomness=SystemRandomness()) as journal,
+        ):
+            patched.setattr(PartyJournal, "end", lambda _journal: None)
+            with pytest.raises(CrashError):
+                run_session(member, first, MatrixEditor(federation, ONE), journal=journal)
+        for thread in others:
+            thread.join(20)
+        assert coordinator.finished
+        assert running.is_alive()
+        editor = MatrixEditor(federation, ONE)
+        with PartyJournal(work, randomness=SystemRandomness()) as journal:
+            run_session(member, network.channel(ONE, server.port), editor, journal=journal)
+        running.join(5)  # it has not to wait for anybody now
+        assert not running.is_alive()
+    assert not network.errors
+    assert len(editor.applied) == 2
+
+
 class Failure(grpc.RpcError):
     """A call that failed with this status."""
 
@@ -184,7 +247,7 @@ def test_a_call_that_broke_with_its_aggregator_is_repeated(
         return answer
 
     assert channel._call(call) == 7
-    channel.close()
+    channel.close(finished=True)
 
 
 @pytest.mark.parametrize(("code", "details"), FINAL)
@@ -202,7 +265,7 @@ def test_an_answer_is_not_asked_for_again(
     with pytest.raises((ProtocolError, TransportError)):
         channel._call(call)
     assert calls == 1
-    channel.close()
+    channel.close(finished=True)
 
 
 def test_a_disk_that_stays_full_is_named_in_the_end(tmp_path: Path) -> None:
@@ -213,7 +276,7 @@ def test_a_disk_that_stays_full_is_named_in_the_end(tmp_path: Path) -> None:
 
     with pytest.raises(TransportError, match="No space left"):
         channel._call(call)
-    channel.close()
+    channel.close(finished=True)
 
 
 def test_patience_counts_from_the_last_progress(tmp_path: Path) -> None:
@@ -233,7 +296,7 @@ def test_patience_counts_from_the_last_progress(tmp_path: Path) -> None:
             with pytest.raises(TransportError):
                 channel._call(call)
         assert (count >= attempts) is advancing or count <= attempts + 1
-    channel.close()
+    channel.close(finished=True)
 
 
 def test_a_bitmap_without_end_fills_no_memory() -> None:

@@ -62,7 +62,7 @@ def test_whoever_missed_the_end_hears_it_from_the_restarted_aggregator(tmp_path:
                 packet = channel.next_packet(5.0)
                 assert packet is not None
                 kinds.append(packet.envelope.kind)
-            channel.close()
+            channel.close(finished=True)
         driver.join(20)
         assert not driver.is_alive()
         assert time.monotonic() - started < 25.0

@@ -278,6 +278,11 @@ HONEST_OFFER = EncryptedUploads.offer
 Forge = Callable[[Plan, TileStore, frozenset[PartyId], bytes], bytes]
 
 
+def honest_offer(plan: Plan, store: TileStore, survivors: Iterable[PartyId]) -> bytes:
+    """What an honest aggregator offers of these uploads."""
+    return b"".join(HONEST_OFFER(EncryptedUploads(plan, FIRST, store), survivors))
+
+
 def lying_offer(monkeypatch: pytest.MonkeyPatch, forge: Forge) -> None:
     def lying(uploads: EncryptedUploads, survivors: Iterable[PartyId]) -> Iterator[bytes]:
         members, offer = frozenset(survivors), b"".join(HONEST_OFFER(uploads, survivors))
@@ -298,7 +303,7 @@ def one_upload(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offe
 
 def fewer_terms(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
     """A sum without party 5, and its seeds in the place of all."""
-    shorter = b"".join(HONEST_OFFER(EncryptedUploads(plan, FIRST, store), survivors - {5}))
+    shorter = honest_offer(plan, store, survivors - {5})
     seeds = len(survivors) * SEED_BYTES
     return offer[:seeds] + shorter[seeds - SEED_BYTES :]
 

@@ -167,5 +167,5 @@ class MortalChannel(LoopbackChannel):
         self.points.point()
         return bundle
 
-    def close(self) -> None:
-        super().close()
+    def close(self, *, finished: bool) -> None:
+        super().close(finished=finished)

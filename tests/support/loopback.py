@@ -78,7 +78,7 @@ class LoopbackChannel:
     def fetch(self, task: TaskIndex, *, limit: int, file: BufferedIOBase) -> None:
         file.write(self.download(task, limit=limit))
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:
         self.closed = True
 
 

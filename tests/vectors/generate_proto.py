@@ -190,6 +190,8 @@ def refused() -> dict[str, tuple[str, bytes]]:
             "CollectRequest",
             codec.encode_collect_request(pseudo("session"), cursor=7, wait_seconds=float("nan")),
         ),
+        "finished, twice over": ("CollectRequest", request + b"\x20\x02"),
+        "not finished, written out": ("CollectRequest", request + b"\x20\x00"),
         "cursor of 2^32": (
             "CollectRequest",
             codec.encode_collect_request(pseudo("session"), cursor=2**32, wait_seconds=0.0),
@@ -229,8 +231,21 @@ def refused_cases() -> list[dict[str, str]]:
     return cases
 
 
+def shown_request(*, finished: bool) -> dict[str, Any]:
+    session_id = pseudo("session")
+    request = codec.encode_collect_request(
+        session_id, cursor=7, wait_seconds=1.5, finished=finished
+    )
+    return {
+        "session_id": session_id.hex(),
+        "cursor": 7,
+        "wait_seconds": (1.5).hex(),
+        "finished": finished,
+        "bytes": request.hex(),
+    }
+
+
 def content() -> dict[str, Any]:
-    request = codec.encode_collect_request(pseudo("session"), cursor=7, wait_seconds=1.5)
     return {
         "generator": "tests/vectors/generate_proto.py",
         "identities": {str(i): key.verify_key.to_bytes().hex() for i, key in KEYS.items()},
@@ -240,12 +255,8 @@ def content() -> dict[str, Any]:
             for packet in packets()
         ],
         "collect": {
-            "request": {
-                "session_id": pseudo("session").hex(),
-                "cursor": 7,
-                "wait_seconds": (1.5).hex(),
-                "bytes": request.hex(),
-            },
+            "request": shown_request(finished=False),
+            "last_request": shown_request(finished=True),
             "reply": codec.encode_collect_reply(packets()[:3]).hex(),
             "empty reply": codec.encode_collect_reply([]).hex(),
             "receipt": codec.encode_receipt().hex(),

@@ -31,8 +31,10 @@ def _round_trip(choice: int, data: bytes) -> bytes:
     if choice == PACKET:
         return codec.encode_packet(codec.decode_packet(data))
     if choice == REQUEST:
-        session_id, cursor, wait = codec.decode_collect_request(data)
-        return codec.encode_collect_request(session_id, cursor=cursor, wait_seconds=wait)
+        session_id, cursor, wait, finished = codec.decode_collect_request(data)
+        return codec.encode_collect_request(
+            session_id, cursor=cursor, wait_seconds=wait, finished=finished
+        )
     if choice == REPLY:
         return codec.encode_collect_reply(codec.decode_collect_reply(data))
     kind = (*KINDS, UNKNOWN_KIND)[choice - FIRST_BODY]

@@ -209,7 +209,6 @@ def test_a_mailbox_gives_what_is_after_the_cursor(coordinator: Coordinator) -> N
     assert coordinator.mailbox(ONE, cursor=1) == ()
     with pytest.raises(MalformedMessageError, match="cursor 2 of 1"):
         coordinator.mailbox(ONE, cursor=2)
-    assert coordinator.unread({ONE: 0, PartyId(2): 1}) == {ONE}
 
 
 def test_a_poll_returns_at_once_when_there_is_something(coordinator: Coordinator) -> None:

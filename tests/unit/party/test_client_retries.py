@@ -33,7 +33,7 @@ def channel() -> Iterator[GrpcChannel]:
     tls = client_tls(create_authority("test"), "party-1")
     made = GrpcChannel("127.0.0.1:1", tls=tls, server_name="aggregator", patience=5.0)
     yield made
-    made.close()
+    made.close(finished=True)
 
 
 @pytest.mark.parametrize(

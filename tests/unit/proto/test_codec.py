@@ -84,11 +84,15 @@ def test_a_packet_is_its_vector_both_ways_and_its_signature_verifies(case: dict[
 
 def test_the_long_poll_is_its_vector_both_ways() -> None:
     collect = CONTENT["collect"]
-    shown = collect["request"]
-    session_id, wait = bytes.fromhex(shown["session_id"]), float.fromhex(shown["wait_seconds"])
-    data = bytes.fromhex(shown["bytes"])
-    assert codec.encode_collect_request(session_id, cursor=7, wait_seconds=wait) == data
-    assert codec.decode_collect_request(data) == (session_id, 7, wait)
+    for name, finished in (("request", False), ("last_request", True)):
+        shown = collect[name]
+        session_id, wait = bytes.fromhex(shown["session_id"]), float.fromhex(shown["wait_seconds"])
+        data = bytes.fromhex(shown["bytes"])
+        encoded = codec.encode_collect_request(
+            session_id, cursor=7, wait_seconds=wait, finished=finished
+        )
+        assert encoded == data
+        assert codec.decode_collect_request(data) == (session_id, 7, wait, finished)
     packets = tuple(build(case["packet"]) for case in CONTENT["packets"][:3])
     reply = bytes.fromhex(collect["reply"])
     assert codec.encode_collect_reply(packets) == reply
@@ -313,8 +317,10 @@ def test_arbitrary_packets_and_polls_are_canonical_or_malformed(data: bytes) -> 
     with contextlib.suppress(MalformedMessageError):
         assert codec.encode_collect_reply(codec.decode_collect_reply(data)) == data
     with contextlib.suppress(MalformedMessageError):
-        session_id, cursor, wait = codec.decode_collect_request(data)
-        again = codec.encode_collect_request(session_id, cursor=cursor, wait_seconds=wait)
+        session_id, cursor, wait, finished = codec.decode_collect_request(data)
+        again = codec.encode_collect_request(
+            session_id, cursor=cursor, wait_seconds=wait, finished=finished
+        )
         assert again == data
 
 

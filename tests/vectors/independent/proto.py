@@ -79,11 +79,12 @@ def show_packet(packet: wire.Packet) -> Json:
 
 def check_collect(given: Json) -> list[str]:
     collect, lines = given["collect"], []
-    request = collect["request"]
-    wait = float.fromhex(request["wait_seconds"])
-    data = wire.encode_request(un(request["session_id"]), request["cursor"], wait)
-    if data.hex() != request["bytes"]:
-        lines.append("collect.request: not what its fields encode to")
+    for name in ("request", "last_request"):
+        request = collect[name]
+        wait, finished = float.fromhex(request["wait_seconds"]), int(request["finished"])
+        data = wire.encode_request(un(request["session_id"]), request["cursor"], wait, finished)
+        if data.hex() != request["bytes"]:
+            lines.append(f"collect.{name}: not what its fields encode to")
     first = [un(case["bytes"]) for case in given["packets"][:3]]
     if wire.encode_reply(first).hex() != collect["reply"]:
         lines.append("collect.reply: not the first three packets")

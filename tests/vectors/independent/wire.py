@@ -414,20 +414,23 @@ def _decode_entries(word: str, values: list[bytes]) -> Json:
 # The long poll, SPEC 5.1
 
 
-def encode_request(session: bytes, cursor: int, wait: float) -> bytes:
+def encode_request(session: bytes, cursor: int, wait: float, finished: int) -> bytes:
     seconds = struct.pack("<d", wait)
-    return block(1, session) + number(2, cursor) + (b"\x19" + seconds if any(seconds) else b"")
+    poll = block(1, session) + number(2, cursor) + (b"\x19" + seconds if any(seconds) else b"")
+    return poll + number(4, finished)
 
 
-def decode_request(data: bytes) -> tuple[bytes, int, float]:
-    found = gather(data, {2}, {1, 3})
+def decode_request(data: bytes) -> tuple[bytes, int, float, int]:
+    found = gather(data, {2, 4}, {1, 3})
     session, cursor = last(found[1], b""), last(found[2], 0)
     packed = last(found[3], bytes(8))
     require(len(session) == 32 and cursor < 2**32 and len(packed) == 8, "request")
     (wait,) = struct.unpack("<d", packed)
     require(0 <= wait < float("inf"), "wait")
-    require(encode_request(session, cursor, wait) == data, "not canonical")
-    return session, cursor, wait
+    finished = last(found[4], 0)
+    require(finished in {0, 1}, "a truth value")
+    require(encode_request(session, cursor, wait, finished) == data, "not canonical")
+    return session, cursor, wait, finished
 
 
 def encode_reply(packets: list[bytes]) -> bytes:
