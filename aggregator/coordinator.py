@@ -300,7 +300,8 @@ class Coordinator:
             envelope, m.Contribute, context=self._setup.context, identities=self.plan.identity
         )
         self._store.check(envelope.sender, message)
-        if self.plan.is_encrypted:
+        # SPEC 4.12(b): without a digest of seeds it is malformed, which `receive` says.
+        if self.plan.is_encrypted and message.seeds:
             check_ciphertexts(
                 self.plan,
                 self._task,
