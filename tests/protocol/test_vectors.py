@@ -629,11 +629,11 @@ def test_every_altered_value_of_the_encrypted_task_is_named(
 @pytest.mark.parametrize(
     "path",
     [
-        "tasks[0].parties.3.seed_of_chunk",
         "tasks[0].parties.4.error",
         *(
             pytest.param(path, marks=pytest.mark.slow)
             for path in (
+                "tasks[0].parties.3.seed_of_chunk",
                 "plan.toml",
                 "tasks[0].parties.2.seed",
                 "tasks[0].parties.2.statistics[0].keys[0][0]",

@@ -32,7 +32,7 @@ from tests.simulation.faults.campaign import play_afresh
 from tests.simulation.faults.generate import flavour_of, scenario, sums_of
 from tests.simulation.faults.ops import Sums
 
-LISTS = 600
+LISTS = 700
 """Numbers of scenarios to look through; those of other flavours than a bug's are left out."""
 
 

@@ -100,7 +100,8 @@ def scenario(seed: int) -> Scenario:
     late = [p for p in range(1, dice.parties + 1) if dice.random.random() < 0.06]
     ops_ += [ops.Join(p) for p in range(1, dice.parties + 1) if p not in late]
     dice.random.shuffle(ops_)
-    ops_ += _first_lie(dice, flavour, sums)
+    # By dice of their own: what else happens is what happens to open sums.
+    ops_ += _first_lie(_Dice(seed), flavour, sums)
     if flavour == "forking":
         ops_ += _fork(dice)
     else:
@@ -247,7 +248,8 @@ def _first_lie(dice: _Dice, flavour: str, sums: ops.Sums) -> list[Op]:
     lie = dice.random.choice(CIPHERTEXT_LIES if sums == "encrypted" else CIPHERTEXT_LIES[:1])
     # Most often the lowest id opens.
     liar = 1 if lie in OPENER_LIES else dice.party()
-    return [ops.LieAsParty(liar, lie)] if dice.random.random() < 0.7 else []
+    share = 0.7 if sums == "encrypted" else 0.3
+    return [ops.LieAsParty(liar, lie)] if dice.random.random() < share else []
 
 
 def _forking(dice: _Dice) -> tuple[Callable[[], Op], ...]:
