@@ -400,10 +400,14 @@ def test_an_offer_that_is_not_the_announced_one_is_refused(
     federation = encrypted_federation(5)
     own = federation.simulation(tmp_path)
     honest = own.coordinator.download
+
+    def altered(offer: bytes) -> bytes:
+        return offer[:-1] + bytes([offer[-1] ^ 1])
+
     monkeypatch.setattr(
         own.coordinator,
         "download",
-        lambda party, task: iter([b"".join(honest(party, task))[:-1] + b"\x00"]),
+        lambda party, task: iter([altered(b"".join(honest(party, task)))]),
     )
     outcome, received = run(federation, own)
     state = outcome.party_states[PartyId(1)]
