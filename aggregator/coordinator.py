@@ -301,7 +301,8 @@ class Coordinator:
             envelope, m.Contribute, context=self._setup.context, identities=self.plan.identity
         )
         self._store.check(envelope.sender, message)
-        if self._encrypted is not None:
+        # SPEC 4.12(b): without a digest of seeds it is malformed, which `receive` says.
+        if self._encrypted is not None and message.seeds:
             self._encrypted.check(envelope.sender, message, self._state.answers)
 
     def _check_opened(self, envelope: m.Envelope) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from collabedit.encrypted import CHUNK_BYTES, CHUNK_WORDS, SEED_BYTES, SUM_CHUNK
 from collabedit.errors import AbortReason, StorageError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party import decryption
-from collabedit.party.contribution import contributed_vector, uploaded_vector
-from collabedit.party.states import Aborted, TaskSetup
+from collabedit.party.contribution import MaskedUpload, contributed_vector, uploaded_vector
+from collabedit.party.states import Aborted, TaskSetup, Uploaded
 from collabedit.plan import Plan
 from collabedit.proto.statements import RefusalError
 from collabedit.simulation import Faults, Outcome, Simulation
@@ -214,6 +215,27 @@ def test_a_forged_chunk_is_refused_by_name(
     # The others go on without it.
     assert outcome.records[0].survivors == {1, 2, 3, 5}
     assert (PartyId(1), FIRST) in received
+
+
+@pytest.mark.lie(role="party", lie="signs no seeds", round="r3", refused_by="MALFORMED_MESSAGE")
+def test_a_contribution_without_seeds_is_refused_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    """Not because they are others than those of the upload (SPEC 4.12(b))."""
+    federation = encrypted_federation(5)
+    honest = MaskedUpload.uploaded
+    uploads: list[MaskedUpload] = []
+
+    def uploaded(upload: MaskedUpload) -> Uploaded:
+        uploads.append(upload)
+        said = honest(upload)
+        return replace(said, seeds=b"") if len(uploads) == 4 else said
+
+    monkeypatch.setattr(MaskedUpload, "uploaded", uploaded)
+    outcome, _ = run(federation, federation.simulation(tmp_path))
+    assert uploads[3].seeds
+    refusal(refused_of(outcome, 4).reason)
+    assert outcome.records[0].survivors == {1, 2, 3, 5}
 
 
 @pytest.mark.lie(
