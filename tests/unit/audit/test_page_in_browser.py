@@ -219,6 +219,12 @@ def test_nothing_sticks_out_and_no_labels_overlap(
     assert browser.run("document.querySelectorAll('figure svg text').length") > 40
 
 
+def test_all_columns_are_seen_at_once_in_a_wide_window(rich_page: Browser) -> None:
+    for table in ("rows", "matrix", "utility"):
+        region = f"document.querySelector('.{table}').parentElement"
+        assert rich_page.run(f"{region}.scrollWidth - {region}.clientWidth") == 0, table
+
+
 def test_colours_follow_the_scheme(browser: Browser, pages: dict[str, Path]) -> None:
     seen = []
     for dark in (False, True):
