@@ -31,7 +31,7 @@ help:
 	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh"
 	@echo "make protos     regenerate proto/v1 from the .proto files"
 	@echo "make bench      benchmarks, JSON under out/bench"
-	@echo "make bench-ckks CKKS beside TenSEAL's and NVFlare's settings and masked sums"
+	@echo "make bench-ckks CKKS beside TenSEAL's and NVFlare's settings and masked sums; memory of a session"
 	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
 	@echo "make parity-table  every editor's merged update against its centralised closed form"
 	@echo "make experiments  small experiments on the project's own facts, under out/experiments"
@@ -98,6 +98,7 @@ bench: $(VENV)/.dev
 
 bench-ckks: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_ckks.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_ckks_session.py
 
 # Cells are processes already: more threads in each would only be in each other's way.
 fault-simulation: $(VENV)/.dev

@@ -10,7 +10,6 @@ given a journal with an unfinished session replays it and goes on where the othe
 input that the disk refuses is refused to whoever brought it, and changes nothing.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from collabedit.aggregator import inputs
 from collabedit.aggregator import states as s
 from collabedit.aggregator.admission import admit
 from collabedit.aggregator.bundles import Bundles
-from collabedit.aggregator.encrypted import check_ciphertexts, make_offer
+from collabedit.aggregator.encrypted import EncryptedUploads
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.mailboxes import Mailboxes
 from collabedit.aggregator.opening import OpenedTask, open_and_merge
@@ -37,11 +36,11 @@ from collabedit.errors import (
     AbortReason,
     CollabEditError,
     CryptoError,
+    DamagedUploadError,
     JournalError,
     PlanError,
     ProtocolError,
     SessionAbortedError,
-    StorageError,
     UnexpectedMessageError,
 )
 from collabedit.exchange import TileLayout, decode_frame
@@ -149,7 +148,9 @@ class Coordinator:
         spool = self._bundles.spool(self._task)
         self._store = TileStore(spool, layout, task=self._task, journal=self._journal)
         self._opened: TileStore | None = None
+        self._encrypted: EncryptedUploads | None = None
         if self.plan.is_encrypted:
+            self._encrypted = EncryptedUploads(self.plan, self._task, self._store)
             self._opened = TileStore(
                 spool / "opened",
                 opened_layout(self.plan, self._task),
@@ -309,15 +310,9 @@ class Coordinator:
             envelope, m.Contribute, context=self._setup.context, identities=self.plan.identity
         )
         self._store.check(envelope.sender, message)
-        if self.plan.is_encrypted:
-            check_ciphertexts(
-                self.plan,
-                self._task,
-                self._store,
-                party=envelope.sender,
-                message=message,
-                others=self._state.answers,
-            )
+        # SPEC 4.12(b): without a digest of seeds it is malformed, which `receive` says.
+        if self._encrypted is not None and message.seeds:
+            self._encrypted.check(envelope.sender, message, self._state.answers)
 
     def _check_opened(self, envelope: m.Envelope) -> None:
         state = self._state
@@ -397,8 +392,9 @@ class Coordinator:
         """
         with self._changed:
             state, store, opened = self._state, self._store, self._opened
-        if isinstance(state, s.Summing):
-            self._add(state, store)
+            encrypted = self._encrypted
+        if isinstance(state, s.Summing) and encrypted is not None:
+            self._add(state, encrypted)
             return None
         if not isinstance(state, s.Opening):
             return None
@@ -425,17 +421,14 @@ class Coordinator:
             self._bundles.forget_sum(state.progress.setup.context.task)
         return outcome if isinstance(outcome, OpenedTask) else None
 
-    def _add(self, state: s.Summing, store: TileStore) -> None:
+    def _add(self, state: s.Summing, uploads: EncryptedUploads) -> None:
         """Add ciphertexts, and offer the sum to its opener."""
         task = state.progress.setup.context.task
         event: s.Event
         try:
-            offer = make_offer(self.plan, task, store, state.survivors)
-        except StorageError as error:
+            event = s.Summed(*self._bundles.store_sum(task, uploads.offer(state.survivors)))
+        except DamagedUploadError as error:
             event = s.MergeRefused(str(error), AbortReason.INTERNAL)
-        else:
-            self._bundles.store_sum(task, offer)
-            event = s.Summed(hashlib.sha256(offer).digest(), len(offer))
         with self._changed:
             step = advance(self._state, event)
             self._transcript.stepped(self._task, event, step)

@@ -5,15 +5,15 @@ itself never passes here: a channel is handed signed messages and masked frames 
 """
 
 from collections.abc import Iterator
+from io import BufferedIOBase
 
 from collabedit.errors import StorageError
-from collabedit.exchange import is_released
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party.channel import Channel, Frames
 from collabedit.proto.codec import encode_packet
 from collabedit.proto.messages import Packet
 from collabedit.recorder import Recorder
-from collabedit.recording import Delivery, Kind
+from collabedit.recording import PIECE_BYTES, Delivery, Kind
 
 
 class RecordedChannel:
@@ -76,8 +76,20 @@ class RecordedChannel:
     def download(self, task: TaskIndex, *, limit: int) -> bytes:
         """See `Channel`."""
         data = self._channel.download(task, limit=limit)
-        self._take(task, "bundle" if is_released(data) else "sum", data)
+        self._take(task, "bundle", data)
         return data
+
+    def fetch(self, task: TaskIndex, *, limit: int, file: BufferedIOBase) -> None:
+        """See `Channel`: what an opener is offered is fetched so, being too large for memory."""
+        self._channel.fetch(task, limit=limit, file=file)
+
+        def pieces() -> Iterator[bytes]:
+            file.seek(0)
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+        delivery = Delivery(AGGREGATOR, self._party, task, "sum", b"")
+        self._recorder.deliver_pieces(delivery, pieces)
 
     def close(self, *, finished: bool) -> None:
         """See `Channel`."""

@@ -86,6 +86,7 @@ def run_session(
     review: Review = accept,
     verified: Verified = forget,
     observer: Observer = _ignore,
+    processes: int | None = None,
 ) -> SessionReport:
     """Take part in one session, to its end, or go on with the one in the journal.
 
@@ -108,6 +109,7 @@ def run_session(
         verified: told of each update that was verified, in the model's mapped coordinates, before
             it is applied; again if the session is resumed.
         observer: told of every event.
+        processes: most worker processes that encrypt a long upload; None for one for each core.
 
     Raises:
         ValueError: the plan counts overlap, and there are no `items` to count.
@@ -132,6 +134,7 @@ def run_session(
         review=review,
         verified=verified,
         observer=observer,
+        processes=processes,
     )
     try:
         reports = session.run(editor)
@@ -167,6 +170,7 @@ class _Session:
         review: Review,
         verified: Verified,
         observer: Observer,
+        processes: int | None,
     ) -> None:
         self._member = member
         self._plan = member.plan
@@ -187,6 +191,7 @@ class _Session:
             witness=witness,
             ledger=ledger,
             observer=observer,
+            processes=processes,
         )
         self._resuming = False
         self._entered = False

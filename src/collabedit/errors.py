@@ -214,6 +214,10 @@ class JournalError(StorageError):
     """A journal is damaged, in use by another process, or belongs to another session."""
 
 
+class DamagedUploadError(StorageError):
+    """A stored upload is gone, too short or altered: its task cannot be summed any more."""
+
+
 class MemoryFileError(StorageError):
     """A file of past edits is damaged, under another key, or of another history."""
 

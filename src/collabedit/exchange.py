@@ -327,11 +327,6 @@ def encode_bundle(updates: Mapping[LayerIndex, LowRankUpdate]) -> bytes:
     return b"".join(parts)
 
 
-def is_released(data: bytes) -> bool:
-    """Tell whether a download begins as what is released does, and not as an offered sum."""
-    return data[:4] in {_BUNDLE_MAGIC, _COUNTS_MAGIC}
-
-
 def encode_counts(plan: Plan, task: TaskIndex, total: RingArray) -> bytes:
     """Serialise the opened vector of a counting task: what is released instead of updates."""
     return _counts_header(plan, task) + bytes(to_bytes(total))

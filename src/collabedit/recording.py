@@ -85,7 +85,8 @@ class Delivery:
         task: in which task.
         kind: `packet`, `frame`, `bundle`, or `sum` for what the opener of an encrypted sum gets.
         data: the bytes.
-        at: when: in a simulation in message times, else in milliseconds of Unix time.
+        at: when: in a simulation in message times, else in milliseconds of Unix time; a copy that
+            came later is the same.
     """
 
     sender: PartyId
@@ -93,7 +94,7 @@ class Delivery:
     task: TaskIndex
     kind: Kind
     data: bytes = field(repr=False)
-    at: int = 0
+    at: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

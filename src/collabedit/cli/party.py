@@ -79,7 +79,10 @@ WorkOption: TypeAlias = Annotated[
 ]
 DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")]
 ThreadsOption: TypeAlias = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="CPU threads, and processes that encrypt; default: all cores."
+    ),
 ]
 
 TARGETS_FILE = "targets.safetensors"
@@ -435,6 +438,7 @@ def join(
                     review=overlap_review(work / OVERLAP_FILE, ask=review),
                     verified=verified,
                     observer=observe,
+                    processes=threads,
                 )
         except CollabEditError as error:
             for path in evidence.written:
