@@ -86,6 +86,9 @@ def cases(scene: Scene) -> Iterator[Case]:
     for name, attack in aggregators.items():
         yield name, "sum", attack, sums["sum"], prior
         yield name, "sum in a secret basis", attack, sums["basis"], prior
+    decoding, own = "residual-decoding, all tokens", unlisted(prior)
+    yield decoding, "sum", ResidualDecoding(), sums["sum"], own
+    yield decoding, "sum in a secret basis", ResidualDecoding(), sums["basis"], own
     yield "open-vocabulary-sum", "sum", OpenVocabularySum(), sums["sum"], prior
     uploads = ResidualRecovery(source="uploads")
     yield "residual-recovery", "uploads in clear", uploads, sums["uploads"], prior
