@@ -22,7 +22,7 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table crash-test experiments clean
+.PHONY: help demo test test-slow test-network check format protos bench bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -40,6 +40,7 @@ help:
 	@echo "make closed-sums-table  what the aggregator's attacks get out of sums, DATA=\"FILE ...\" of edits (about 10 minutes)"
 	@echo "make reassertion-table  what re-assertions hide and cost, DATA=\"FILE ...\" of edits, FACTS=FILE (about 7 minutes)"
 	@echo "make camouflage-table  what camouflage of a published update buys and costs, DATA=\"FILE ...\" of edits (about 20 minutes)"
+	@echo "make model-attacks-table  attacks that run the model: prompts, objects, whole facts, DATA=FILE of edits (about 10 minutes)"
 	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
 	@echo "make fault-simulation  LISTS lists of faults from SEED on, report in out/fault-simulation.json"
 	@echo "make fuzz       coverage-guided fuzzing, FUZZ_RUNS and FUZZ_SEED, report in out/fuzz.json"
@@ -125,6 +126,9 @@ closed-sums-table: $(VENV)/.dev
 
 reassertion-table: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.reassertion_table --data $(DATA) --facts $(FACTS)
+
+model-attacks-table: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.model_attacks_table $(if $(DATA),--data $(DATA))
 
 camouflage-table: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.camouflage_table $(if $(DATA),--data $(DATA))
