@@ -11,7 +11,7 @@ CRASH_SEED   ?= 1
 # Of `make fault-simulation`: lists of operations, and the number of the first one.
 LISTS ?= 10000
 SEED  ?= 20000
-# Of `make closed-sums-table` and `camouflage-table`: files of edits; none takes the
+# Of `make closed-sums-table`, `camouflage-table` and `audit-demo` (one): files of edits; none takes the
 # project's own facts. Also of `make reassertion-table`, which needs one, and facts from FACTS.
 DATA  ?=
 FACTS ?= $(firstword $(DATA))
@@ -22,7 +22,7 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments clean
+.PHONY: help demo test test-slow test-network check format protos bench bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments audit-demo clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -35,6 +35,7 @@ help:
 	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
 	@echo "make parity-table  every editor's merged update against its centralised closed form"
 	@echo "make experiments  small experiments on the project's own facts, under out/experiments"
+	@echo "make audit-demo attack real sessions under several defences, report in out/audit/demo, DATA=FILE of edits (about 10 minutes)"
 	@echo "make lie-table  try every lie of a coordinator or a party, and say what refused it"
 	@echo "make tampering-table  alter merges of closed sums by more and less, and say what parties notice"
 	@echo "make closed-sums-table  what the aggregator's attacks get out of sums, DATA=\"FILE ...\" of edits (about 10 minutes)"
@@ -117,6 +118,10 @@ tampering-table: $(VENV)/.dev
 
 experiments: $(VENV)/.dev
 	for file in experiments/small/*.toml; do $(BIN)/collabedit experiment run $$file || exit 1; done
+
+audit-demo: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/collabedit audit run --config audits/demo.toml $(if $(DATA),--data $(DATA))
+	$(BIN)/collabedit audit check out/audit/demo
 
 lie-table: $(VENV)/.dev
 	$(BIN)/python -m tests.audit.lie_table

@@ -3,8 +3,9 @@
 Everything that draws randomness takes a `Randomness`, so that tests can be reproducible. In
 production there are two: the system's generator, and the expansion of a 32-byte seed which came
 from the system's generator and is kept as secretly as everything that is drawn from it. Only
-`party.replay` may use the second, see `ReplayableRandomness`. The tests' seeded twin lives in
-`tests/support/randomness.py`, out of the installed package.
+`party.replay` may use the second, and `audit` for federations that it makes up and throws away, see
+`ReplayableRandomness`. The tests' seeded twin lives in `tests/support/randomness.py`, out of the
+installed package.
 """
 
 import os
@@ -43,13 +44,16 @@ class SystemRandomness:
 class ReplayableRandomness:
     """The same draws again for whoever has the seed: AES-256-CTR of zeros, from counter 0.
 
-    WARNING: this is for the state machine of one task at one party, which draws in a fixed order
-    and must come to the same keys after a restart (ADR 0009), and for nothing else. Two machines
-    with one seed and context would share every key. A machine whose inputs differ after a restart
-    draws the same bytes for other purposes; `party.replay` refuses that.
+    WARNING: this is for two things alone. The state machine of one task at one party draws in a
+    fixed order and must come to the same keys after a restart (ADR 0009). Two machines with one
+    seed and context would share every key. A machine whose inputs differ after a restart draws the
+    same bytes for other purposes; `party.replay` refuses that. And an audit's own federations must
+    come out the same when the audit is repeated (ADR 0022): nobody else's edits are in them, and
+    their keys serve nowhere else. Their seed is public, so they hide nothing from whoever has it.
 
     Args:
-        seed: 32 bytes of the system's generator, drawn for this task.
+        seed: 32 bytes of the system's generator, drawn for this task; of an audit, derived from
+            what the session is.
         context: what it is bound to, encoded injectively.
 
     Raises:

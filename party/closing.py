@@ -94,6 +94,10 @@ class ClosedTask:
         rows = self._plan.summed_outputs(layer)
         return Rotation(keys, layer.mapped), Rotation(outputs, rows)
 
+    def turn_keys(self, layer: Layer, keys: Matrix) -> Matrix:
+        """Return mapped keys [d', n] in the basis of the sums, QK̃: what a party can compute."""
+        return self._rotations(layer)[0].apply(keys)
+
     def contribute(
         self, me: PartyId, statistics: Statistics, *, decoy_seed: bytes | None = None
     ) -> RingArray:

@@ -67,6 +67,9 @@ Apply: TypeAlias = Callable[[PartyId, TaskIndex, Mapping[LayerIndex, LowRankUpda
 Weigh: TypeAlias = Callable[[PartyId, tuple[Decision, ...]], None]
 """Told by each party what it decided about its edits, once their copies are counted."""
 
+Encoded: TypeAlias = Callable[[s.TaskSetup, RingArray, bytes | None], None]
+"""Shown what a party encoded in a task, before masks or encryption, and the task's group secret."""
+
 CastVote: TypeAlias = Callable[[PartyId, Mapping[LayerIndex, LowRankUpdate]], Vote]
 """Gives a party's vote on the update of the last task, which it has fetched and not applied."""
 
@@ -175,6 +178,7 @@ class Simulation:
         journal: opens the aggregator's journal, for sessions in which it is restarted.
         keep_transcript: large sessions have no room for a copy of every upload.
         recorder: keeps the transcript, sums and updates on disk.
+        encoded: shown what parties alone know, for controls without a defence and for collusion.
     """
 
     def __init__(
@@ -190,6 +194,7 @@ class Simulation:
         journal: Callable[[], Journal] = Journal.in_memory,
         keep_transcript: bool = True,
         recorder: Recorder | None = None,
+        encoded: Encoded | None = None,
     ) -> None:
         self._plan = plan
         self._identities = identities
@@ -202,6 +207,7 @@ class Simulation:
         self._vote: CastVote = accept_all
         self._keep_transcript = keep_transcript
         self._recorder = recorder
+        self._show_encoded = encoded
         self.coordinator = self._start_aggregator()
         if recorder is not None:
             recorder.begin(self.coordinator.session_id)
@@ -474,6 +480,8 @@ class Simulation:
         brought: bytes | memoryview,
     ) -> None:
         vector = contributed_vector(state.setup, brought, state.group_secret)
+        if self._show_encoded is not None:
+            self._show_encoded(state.setup, vector, state.group_secret)
         encoded = uploaded_vector(state.setup, vector, state.group_secret)
         upload = masked_upload(self._plan, task, encoded, state.masks)
         limit = None

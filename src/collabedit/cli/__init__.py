@@ -17,6 +17,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from collabedit import __version__
 from collabedit.cli import (
     aggregator,
+    audit,
     covariance,
     demo,
     evaluate,
@@ -43,6 +44,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(party.app, name="party")
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(audit.app, name="audit")
 app.command("covariance")(covariance.run)
 app.command("evaluate")(evaluate.run)
 app.command("simulate")(simulate.run)

@@ -1,31 +1,28 @@
 """`collabedit experiment`: grids of cells from a file, and their tables and figures."""
 
-import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from collabedit.cli.console import say, terminal
-
-if TYPE_CHECKING:
-    from collabedit.grid import Event, Failure, Report
+from collabedit.cli.console import say
+from collabedit.cli.gridding import (
+    CACHE,
+    CacheOption,
+    DataOption,
+    ModelOption,
+    SchedulerOption,
+    ThreadsOption,
+    WorkersOption,
+    chosen_cluster,
+    grid_progress,
+)
 
 app = typer.Typer(help="Reproduce tables and figures from a file.", no_args_is_help=True)
-
-_Data = Annotated[
-    Path | None, typer.Option(help="Edits file in CounterFact's, the flat or zsRE's form.")
-]
-_Model = Annotated[Path | None, typer.Option(help="Model directory, instead of the file's.")]
-_Cache = Annotated[Path, typer.Option(help="Directory for models, covariances and targets.")]
-_CACHE = Path(".cache/collabedit")
 
 
 @app.command("run")
@@ -34,18 +31,12 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Folder of results; default: out/experiments/NAME.")
     ] = None,
-    data: _Data = None,
-    model: _Model = None,
-    cache: _Cache = _CACHE,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one for each core.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Of each process; default: the cores shared out.")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://host:8786.")
-    ] = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    cache: CacheOption = CACHE,
+    workers: WorkersOption = None,
+    threads: ThreadsOption = None,
+    scheduler: SchedulerOption = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Run this method only; repeatable.")
     ] = None,
@@ -59,27 +50,35 @@ def run(
     from collabedit.experiments.deal import load_pool
     from collabedit.experiments.folder import RunFolder
     from collabedit.experiments.report import make_report
-    from collabedit.experiments.running import bench_for, make_jobs
+    from collabedit.experiments.running import make_jobs
     from collabedit.experiments.schema import load_experiment, parse_methods
-    from collabedit.grid import Cluster, run_jobs
+    from collabedit.experiments.shared import bench_for
+    from collabedit.grid import run_jobs
 
     experiment = load_experiment(file)
     cells = experiment.cells(only=parse_methods(only) if only else None)
     pool = load_pool(experiment.data, beside=file, given=data)
     directory = find_model(experiment.model, beside=file, given=model, cache=cache, report=say)
-    bench = bench_for(experiment, beside=file, model=directory, cache=cache, device=device)
+    bench = bench_for(
+        experiment.model,
+        experiment.covariance,
+        experiment.measures,
+        beside=file,
+        model=directory,
+        cache=cache,
+        device=device,
+    )
     jobs = make_jobs(cells, pool, bench)
     folder = RunFolder(out or Path("out/experiments") / experiment.name)
     folder.begin(file, cells, jobs.cells, data=pool.name)
-    cores = os.cpu_count() or 1
-    count = workers or cores
-    cluster = Cluster(count, threads or max(1, cores // count), scheduler)
+    cluster = chosen_cluster(workers, threads, scheduler)
     store = folder.store
     pending = [job for job in jobs.cells if not store.finished(job.id)]
     say(f"{len(cells)} cells, {len(pending)} to run; results in {folder.directory}")
     began = time.monotonic()
     needed = {name for job in pending for name in job.after}
-    with _progress(len(pending), sum(job.id in needed for job in jobs.preparations)) as report:
+    shared = sum(job.id in needed for job in jobs.preparations)
+    with grid_progress(len(pending), shared, title="cells") as report:
         run_jobs(jobs.cells, store, cluster=cluster, preparations=jobs.preparations, report=report)
     made = make_report(folder)
     say(f"{time.monotonic() - began:.0f} s; wrote {folder.directory / 'report.md'}")
@@ -89,9 +88,9 @@ def run(
 @app.command("check")
 def check(
     file: Annotated[Path, typer.Argument(help="Experiment file.")],
-    data: _Data = None,
-    model: _Model = None,
-    cache: _Cache = _CACHE,
+    data: DataOption = None,
+    model: ModelOption = None,
+    cache: CacheOption = CACHE,
 ) -> None:
     """Read a file, list its cells and say how large they are; nothing is loaded or run.
 
@@ -153,27 +152,3 @@ def _bytes(count: int) -> str:
         value /= 1000
         units.pop(0)
     return f"{value:.3g} {units[0]}"
-
-
-@contextmanager
-def _progress(cells: int, preparations: int) -> Iterator["Report"]:
-    """Show two bars on a terminal; without one, a line for each cell that ended."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=terminal,
-        disable=not terminal.is_terminal,
-    ) as bars:
-        shared = bars.add_task("shared pieces", total=preparations)
-        own = bars.add_task("cells", total=cells)
-
-        def report(event: "Event", label: str, failure: "Failure | None") -> None:
-            bars.advance(shared if event == "prepared" else own)
-            if failure is not None:
-                say(f"failed: {label}: {failure.kind}: {failure.message}")
-            elif not terminal.is_terminal:
-                say(f"{event}: {label}")
-
-        yield report

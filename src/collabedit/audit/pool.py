@@ -1,0 +1,88 @@
+"""Candidates of an audit, and who edits which of them in a draw.
+
+All orders are by digest, so records added to a file leave the order of the others as it is. Columns
+of candidates are in an order of their own, which says nothing about who is a member.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from collabedit.audit.schema import PoolSettings, Setting
+from collabedit.errors import InputError
+from collabedit.experiments.deal import Pool
+from collabedit.party.edits import Edit, edits_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Records of different subjects, by number.
+
+    Attributes:
+        edits: in the order of columns.
+        eligible: numbers of those that may be members.
+        name: of the data, for people.
+    """
+
+    edits: tuple[Edit, ...] = field(repr=False)
+    eligible: tuple[int, ...] = field(repr=False)
+    name: str
+
+    @property
+    def digest(self) -> str:
+        """Of all records in order, as hex."""
+        return edits_digest(self.edits)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """In the order of columns."""
+        return tuple(edit.subject for edit in self.edits)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All different ones, sorted, so that their order says nothing."""
+        return tuple(sorted({edit.prompt for edit in self.edits}))
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """All different new objects, sorted."""
+        return tuple(sorted({edit.target_new for edit in self.edits}))
+
+    def deal(self, setting: Setting) -> tuple[tuple[int, ...], ...]:
+        """Draw the members of a session, and hand them out to the parties in turn.
+
+        Draws of one seed with fewer edits are a part of those with more.
+        """
+        order = _ordered(self.eligible, self.edits, f"draw {setting.seed}")
+        chosen = order[: setting.edits]
+        return tuple(tuple(chosen[party :: setting.parties]) for party in range(setting.parties))
+
+
+def draw_candidates(pool: Pool, settings: PoolSettings) -> Candidates:
+    """Choose candidates among the records of the data.
+
+    Raises:
+        InputError: the data has too few different subjects.
+    """
+    first: dict[str, Edit] = {}
+    for edit in pool.edits:
+        first.setdefault(edit.subject, edit)
+    records = list(first.values())
+    if len(records) < settings.candidates:
+        raise InputError(
+            f"{pool.name} has {len(records)} different subjects, pool.candidates is "
+            f"{settings.candidates}"
+        )
+    numbers = range(len(records))
+    chosen = _ordered(numbers, records, f"pool {settings.seed}")[: settings.candidates]
+    places = _ordered(chosen, records, f"column {settings.seed}")
+    edits = tuple(records[number] for number in places)
+    eligible = _ordered(range(len(edits)), edits, f"eligible {settings.seed}")[: settings.eligible]
+    return Candidates(edits, tuple(eligible), pool.name)
+
+
+def _ordered(numbers: Sequence[int], edits: Sequence[Edit], salt: str) -> list[int]:
+    def rank(number: int) -> bytes:
+        return hashlib.sha256(f"{salt}\n{edits_digest((edits[number],))}".encode()).digest()
+
+    return sorted(numbers, key=rank)

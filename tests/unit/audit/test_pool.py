@@ -1,0 +1,65 @@
+"""Who is a candidate, and who edits what: drawn by seed, and with no order that tells."""
+
+import numpy as np
+import pytest
+
+from collabedit.audit.pool import draw_candidates
+from collabedit.audit.schema import PoolSettings, Setting
+from collabedit.errors import InputError
+from collabedit.experiments.deal import Pool
+from collabedit.party.edits import Edit
+
+POOL = Pool(
+    "made up",
+    tuple(
+        Edit(str(n), "{} is in", subject=f"place {n % 90}", target_new=f"x{n % 7}")
+        for n in range(100)
+    ),
+)
+
+
+def setting(edits: int = 10, seed: int = 1, parties: int = 3) -> Setting:
+    return Setting(defence="masked", parties=parties, edits=edits, seed=seed)
+
+
+def test_candidates_have_different_subjects_and_only_the_eligible_are_edited() -> None:
+    found = draw_candidates(POOL, PoolSettings(candidates=80, members=30))
+    assert len(set(found.subjects)) == len(found.edits) == 80
+    dealt = [n for seed in range(20) for own in found.deal(setting(seed=seed)) for n in own]
+    assert set(dealt) <= set(found.eligible)
+    assert len(set(dealt)) == len(found.eligible) == 30
+
+
+def test_parties_have_different_edits_in_equal_numbers() -> None:
+    found = draw_candidates(POOL, PoolSettings(candidates=80))
+    shares = found.deal(setting(edits=11))
+    assert [len(own) for own in shares] == [4, 4, 3]
+    assert len({number for own in shares for number in own}) == 11
+
+
+def test_fewer_edits_of_a_seed_are_a_part_of_more_and_other_seeds_are_others() -> None:
+    found = draw_candidates(POOL, PoolSettings(candidates=80))
+
+    def members(edits: int, seed: int) -> set[int]:
+        return {number for own in found.deal(setting(edits, seed)) for number in own}
+
+    assert members(10, 1) < members(30, 1)
+    assert members(30, 1) != members(30, 2)
+
+
+def test_the_place_of_a_column_says_nothing_about_membership() -> None:
+    found = draw_candidates(POOL, PoolSettings(candidates=80))
+    places = [n for seed in range(60) for own in found.deal(setting(seed=seed)) for n in own]
+    error = np.std(np.arange(80)) / np.sqrt(len(places))
+    assert abs(np.mean(places) - 39.5) < 4 * error
+
+
+def test_prompts_and_objects_are_those_of_all_candidates_in_an_order_of_their_own() -> None:
+    found = draw_candidates(POOL, PoolSettings(candidates=80))
+    assert found.prompts == ("{} is in",)
+    assert found.objects == tuple(sorted({edit.target_new for edit in found.edits}))
+
+
+def test_too_few_subjects_are_refused() -> None:
+    with pytest.raises(InputError, match="made up has 90 different subjects"):
+        draw_candidates(POOL, PoolSettings(candidates=91))
