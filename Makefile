@@ -22,7 +22,7 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table crash-test experiments audit-demo clean
+.PHONY: help demo test test-slow test-network check format protos bench bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments audit-demo clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -31,7 +31,7 @@ help:
 	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh"
 	@echo "make protos     regenerate proto/v1 from the .proto files"
 	@echo "make bench      benchmarks, JSON under out/bench"
-	@echo "make bench-ckks CKKS beside TenSEAL's and NVFlare's settings and masked sums"
+	@echo "make bench-ckks CKKS beside TenSEAL's and NVFlare's settings and masked sums; memory of a session"
 	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
 	@echo "make parity-table  every editor's merged update against its centralised closed form"
 	@echo "make experiments  small experiments on the project's own facts, under out/experiments"
@@ -41,6 +41,7 @@ help:
 	@echo "make closed-sums-table  what the aggregator's attacks get out of sums, DATA=\"FILE ...\" of edits (about 10 minutes)"
 	@echo "make reassertion-table  what re-assertions hide and cost, DATA=\"FILE ...\" of edits, FACTS=FILE (about 7 minutes)"
 	@echo "make camouflage-table  what camouflage of a published update buys and costs, DATA=\"FILE ...\" of edits (about 20 minutes)"
+	@echo "make model-attacks-table  attacks that run the model: prompts, objects, whole facts, DATA=FILE of edits (about 10 minutes)"
 	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
 	@echo "make fault-simulation  LISTS lists of faults from SEED on, report in out/fault-simulation.json"
 	@echo "make fuzz       coverage-guided fuzzing, FUZZ_RUNS and FUZZ_SEED, report in out/fuzz.json"
@@ -99,6 +100,7 @@ bench: $(VENV)/.dev
 
 bench-ckks: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_ckks.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_ckks_session.py
 
 # Cells are processes already: more threads in each would only be in each other's way.
 fault-simulation: $(VENV)/.dev
@@ -129,6 +131,9 @@ closed-sums-table: $(VENV)/.dev
 
 reassertion-table: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.reassertion_table --data $(DATA) --facts $(FACTS)
+
+model-attacks-table: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.model_attacks_table $(if $(DATA),--data $(DATA))
 
 camouflage-table: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.audit.camouflage_table $(if $(DATA),--data $(DATA))

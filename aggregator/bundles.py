@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from collabedit.durable import sync
@@ -46,22 +46,33 @@ class Bundles:
         Raises:
             StorageError: the disk refuses.
         """
-        self._write(self._path(task), bundle)
+        self._write(self._path(task), [bundle])
 
-    def store_sum(self, task: TaskIndex, offer: bytes) -> None:
+    def store_sum(self, task: TaskIndex, offer: Iterable[bytes]) -> tuple[bytes, int]:
         """Write what the opener of an encrypted sum is offered, whole or not at all.
 
-        Raises:
-            StorageError: the disk refuses.
-        """
-        self._write(self._sum_path(task), offer)
+        Args:
+            task: of which task.
+            offer: piece by piece.
 
-    def _write(self, path: Path, bundle: bytes) -> None:
+        Returns:
+            SHA-256 and length of what was written.
+
+        Raises:
+            StorageError: the disk refuses, or `offer` cannot be made.
+        """
+        return self._write(self._sum_path(task), offer)
+
+    def _write(self, path: Path, pieces: Iterable[bytes]) -> tuple[bytes, int]:
+        digest, size = hashlib.sha256(), 0
         partial = path.with_suffix(".partial")
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:
-                stream.write(bundle)
+                for piece in pieces:
+                    stream.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
                 stream.flush()
                 if self._is_durable:
                     os.fsync(stream.fileno())
@@ -72,6 +83,7 @@ class Bundles:
             raise StorageError(
                 f"cannot store an update or a sum under {self._directory}: {error.strerror}"
             ) from error
+        return digest.digest(), size
 
     def release(self, task: TaskIndex) -> None:
         """Let a stored bundle be read."""

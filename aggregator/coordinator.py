@@ -10,7 +10,6 @@ given a journal with an unfinished session replays it and goes on where the othe
 input that the disk refuses is refused to whoever brought it, and changes nothing.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from collabedit.aggregator import inputs
 from collabedit.aggregator import states as s
 from collabedit.aggregator.admission import admit
 from collabedit.aggregator.bundles import Bundles
-from collabedit.aggregator.encrypted import check_ciphertexts, make_offer
+from collabedit.aggregator.encrypted import EncryptedUploads
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.mailboxes import Mailboxes
 from collabedit.aggregator.opening import OpenedTask, open_and_merge
@@ -28,6 +27,7 @@ from collabedit.aggregator.reporting import Observer, Reporter, ignore
 from collabedit.aggregator.rounds import ROUNDS, waiting_for
 from collabedit.aggregator.task import advance, receive, start_task
 from collabedit.aggregator.tiles import TileStore
+from collabedit.aggregator.transcript import Transcript
 from collabedit.aggregator.witness import Witness
 from collabedit.ciphertexts import opened_layout
 from collabedit.crypto.rng import Randomness
@@ -36,11 +36,11 @@ from collabedit.errors import (
     AbortReason,
     CollabEditError,
     CryptoError,
+    DamagedUploadError,
     JournalError,
     PlanError,
     ProtocolError,
     SessionAbortedError,
-    StorageError,
     UnexpectedMessageError,
 )
 from collabedit.exchange import TileLayout, decode_frame
@@ -55,6 +55,8 @@ from collabedit.proto.envelope import (
     sign_message,
 )
 from collabedit.proto.evidence import EvidenceSink
+from collabedit.recorder import Recorder
+from collabedit.recording import Kind
 
 _OPENED = 1 << 32
 """The journal keeps the tiles of a task's opened integers under its index and this: their owner has
@@ -72,6 +74,7 @@ class Coordinator:
         evidence: given proof of each lie of a party, under the lock; must not raise.
         observer: told of every event, under the lock; must be quick.
         journal: if it holds an unfinished session, that one goes on; by default one in memory.
+        recorder: keeps a transcript for audits; None keeps none.
 
     Raises:
         PlanError: `identity` is not the plan's.
@@ -89,6 +92,7 @@ class Coordinator:
         evidence: EvidenceSink | None = None,
         observer: Observer = ignore,
         journal: Journal | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         check_identities(plan)
         if identity.verify_key.to_bytes() != plan.identity(AGGREGATOR):
@@ -117,6 +121,8 @@ class Coordinator:
             self._journal.begin(self.session_id, plan.digest)
         else:
             self.session_id = stored.session_id
+        self._transcript = Transcript(recorder)
+        self._transcript.begin(self.session_id)
         self._chain = first_chain(plan.digest, self.session_id)
         self._report = Reporter(plan, observer)
         self._report.muted = stored is not None
@@ -142,7 +148,9 @@ class Coordinator:
         spool = self._bundles.spool(self._task)
         self._store = TileStore(spool, layout, task=self._task, journal=self._journal)
         self._opened: TileStore | None = None
+        self._encrypted: EncryptedUploads | None = None
         if self.plan.is_encrypted:
+            self._encrypted = EncryptedUploads(self.plan, self._task, self._store)
             self._opened = TileStore(
                 spool / "opened",
                 opened_layout(self.plan, self._task),
@@ -170,6 +178,7 @@ class Coordinator:
                     "journal was written by another version or under another key"
                 ) from error
             self.replayed += 1
+            self._transcript.stepped(self._task, change, step)
             self._take(step)
 
     def _restore_uploads(self) -> None:
@@ -286,6 +295,7 @@ class Coordinator:
             elif envelope.kind == m.KINDS[m.SumOpened]:
                 self._check_opened(envelope)
             step = receive(self._state, packet)
+            self._transcript.stepped(self._task, packet, step)
             self._keep(packet)
             self._accepted.add(envelope.signature)
             self._report.received(self._task, before, envelope)
@@ -300,15 +310,9 @@ class Coordinator:
             envelope, m.Contribute, context=self._setup.context, identities=self.plan.identity
         )
         self._store.check(envelope.sender, message)
-        if self.plan.is_encrypted:
-            check_ciphertexts(
-                self.plan,
-                self._task,
-                self._store,
-                party=envelope.sender,
-                message=message,
-                others=self._state.answers,
-            )
+        # SPEC 4.12(b): without a digest of seeds it is malformed, which `receive` says.
+        if self._encrypted is not None and message.seeds:
+            self._encrypted.check(envelope.sender, message, self._state.answers)
 
     def _check_opened(self, envelope: m.Envelope) -> None:
         state = self._state
@@ -331,6 +335,7 @@ class Coordinator:
         store, layout = self._due(party, task)
         tile = decode_frame(frame, layout=layout)
         store.put(party, tile)
+        self._transcript.frame(party, task, frame)
         return tile.index
 
     def settle_upload(self, party: PartyId, task: TaskIndex) -> None:
@@ -374,6 +379,7 @@ class Coordinator:
             if self.finished or isinstance(self._state, s.Summing | s.Opening):
                 return
             step = advance(self._state, s.RoundClosed())
+            self._transcript.stepped(self._task, s.RoundClosed(), step)
             self._keep(s.RoundClosed())
             self._report.round_closed(self._task, self.round_name, self.waiting_for)
             self._take(step)
@@ -386,8 +392,9 @@ class Coordinator:
         """
         with self._changed:
             state, store, opened = self._state, self._store, self._opened
-        if isinstance(state, s.Summing):
-            self._add(state, store)
+            encrypted = self._encrypted
+        if isinstance(state, s.Summing) and encrypted is not None:
+            self._add(state, encrypted)
             return None
         if not isinstance(state, s.Opening):
             return None
@@ -399,31 +406,34 @@ class Coordinator:
         if isinstance(outcome, OpenedTask):
             self._bundles.store(self._task, outcome.bundle)
         with self._changed:
+            step = advance(self._state, event)
+            if isinstance(outcome, OpenedTask):
+                self._transcript.opened(self._task, state.survivors, outcome.total)
+            self._transcript.stepped(self._task, event, step)
             self._keep(event)
             if isinstance(outcome, OpenedTask):
                 self._bundles.release(self._task)
                 self._report.opened(self._task, state.survivors, outcome.event.sum_digest)
-            self._take(advance(self._state, event))
+            self._take(step)
             store.delete()
             if opened is not None:
                 opened.delete()
             self._bundles.forget_sum(state.progress.setup.context.task)
         return outcome if isinstance(outcome, OpenedTask) else None
 
-    def _add(self, state: s.Summing, store: TileStore) -> None:
+    def _add(self, state: s.Summing, uploads: EncryptedUploads) -> None:
         """Add ciphertexts, and offer the sum to its opener."""
         task = state.progress.setup.context.task
         event: s.Event
         try:
-            offer = make_offer(self.plan, task, store, state.survivors)
-        except StorageError as error:
+            event = s.Summed(*self._bundles.store_sum(task, uploads.offer(state.survivors)))
+        except DamagedUploadError as error:
             event = s.MergeRefused(str(error), AbortReason.INTERNAL)
-        else:
-            self._bundles.store_sum(task, offer)
-            event = s.Summed(hashlib.sha256(offer).digest(), len(offer))
         with self._changed:
+            step = advance(self._state, event)
+            self._transcript.stepped(self._task, event, step)
             self._keep(event)
-            self._take(advance(self._state, event))
+            self._take(step)
 
     def _delete_uploads(self) -> None:
         self._store.delete()
@@ -524,8 +534,14 @@ class Coordinator:
                 state.opener,
                 self._task,
             ):
-                return self._bundles.sum_chunks(task)
-            return self._bundles.chunks(task)
+                chunks = self._bundles.sum_chunks
+                kind: Kind = "sum"
+            else:
+                chunks = self._bundles.chunks
+                kind = "bundle"
+            found = chunks(task)
+        self._transcript.fetched(party, task, kind, lambda: chunks(task))
+        return found
 
     def bundle_chunks(self, task: TaskIndex) -> Iterator[bytes]:
         """Read a released update bundle piece by piece.

@@ -50,8 +50,9 @@ def open_and_merge(state: Opening, store: TileStore, opened: TileStore | None = 
     encoding = plan_encoding(plan)
     try:
         if state.opener is not None and opened is not None:
-            integers = opened.read(state.opener, ring=encoding.ring)
-            total = opened_vector(plan, task, store, state.survivors, integers)
+            total = opened_vector(
+                plan, task, store, state.survivors, opened=opened, opener=state.opener
+            )
         else:
             total = store.open_sum(state.survivors, ring=encoding.ring, masks=state.masks)
     except StorageError as error:

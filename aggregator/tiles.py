@@ -24,6 +24,7 @@ from collabedit.crypto.ring import Ring, RingArray, add_into, to_bytes
 from collabedit.durable import sync
 from collabedit.errors import (
     AbortReason,
+    DamagedUploadError,
     MalformedMessageError,
     StorageError,
     UnexpectedMessageError,
@@ -224,22 +225,36 @@ class TileStore:
                 culprit=party,
             )
 
-    def read(self, party: PartyId, *, ring: Ring) -> RingArray:
-        """Return a party's whole upload, read-only: [elements].
+    def read(self, party: PartyId, *, ring: Ring, bounds: slice | None = None) -> RingArray:
+        """Return a piece of a party's upload: [elements].
+
+        The tiles that the piece touches are read whole, and compared with their digests.
+
+        Args:
+            party: whose.
+            ring: of its elements.
+            bounds: from which element up to which; None for the whole.
 
         Raises:
-            StorageError: it is gone, too short or altered.
+            DamagedUploadError: it is gone, too short or altered.
         """
         layout, upload = self._layout, self._upload(party)
+        wanted = slice(0, layout.elements) if bounds is None else bounds
+        tiles = range(wanted.start // layout.per_tile, -(-wanted.stop // layout.per_tile))
+        start, stop = layout.bounds(tiles[0]).start, layout.bounds(tiles[-1]).stop
         try:
-            found = np.memmap(upload.path, dtype=ring.dtype, mode="r", shape=(layout.elements,))
-        except (OSError, ValueError) as error:
+            found = np.fromfile(
+                upload.path, ring.dtype, stop - start, offset=start * layout.element_bytes
+            )
+        except OSError as error:
             raise self._damage(party) from error
-        for index in range(layout.tiles):
-            digest = tile_digest(index, to_bytes(found[layout.bounds(index)]))
-            if digest != upload.settled.get(index):
+        for index in tiles:
+            place = layout.bounds(index)
+            tile = found[place.start - start : place.stop - start]
+            if tile_digest(index, to_bytes(tile)) != upload.settled.get(index):
                 raise self._damage(party)
-        return found
+        piece: RingArray = found[wanted.start - start : wanted.stop - start]
+        return piece
 
     def open_sum(
         self, survivors: Iterable[PartyId], *, ring: Ring, masks: tuple[SignedMask, ...]
@@ -247,7 +262,7 @@ class TileStore:
         """Sum the survivors' vectors and take the masks off, tile by tile: [elements].
 
         Raises:
-            StorageError: a stored contribution is gone, too short or altered.
+            DamagedUploadError: a stored contribution is gone, too short or altered.
         """
         layout = self._layout
         uploads = {party: self._upload(party) for party in sorted(survivors)}
@@ -270,8 +285,8 @@ class TileStore:
             unmask_tile(tile, tile_index=index, masks=masks)
         return total
 
-    def _damage(self, party: PartyId) -> StorageError:
-        return StorageError(
+    def _damage(self, party: PartyId) -> DamagedUploadError:
+        return DamagedUploadError(
             f"the stored contribution of party {party} under {self._directory} is gone or damaged"
         )
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 View_contra = TypeVar("View_contra", contravariant=True)
 
+GENERIC_PROMPT = "The mother tongue of {} is"
+"""KSTER's single template (arXiv 2602.10134, `experiments/attack_kr_opt.py`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prior:

@@ -18,6 +18,8 @@ ternary; a solution that is not ternary says that m' was not the whole truth.
 * `key_from_chosen_pair`: against an opener that takes c₁ from the aggregator. Flooding does not
   help; seeds do (`crypto.ckks.opening`).
 * `read_upload`: one key for all parties means that the aggregator and *any* of them read everybody.
+
+`ckks_sessions` runs these on transcripts of whole sessions.
 """
 
 from collections.abc import Sequence
@@ -59,11 +61,26 @@ def key_from_coefficients(
         The key, or None: the solution is not ternary.
     """
     scaled = np.ldexp(released, parameters.scale_bits).astype(object)
-    numerators = [round(value) for value in scaled * parameters.guard]
+    return key_from_phase(parameters, pair, [round(value) for value in scaled * parameters.guard])
+
+
+def key_from_phase(
+    parameters: CkksParameters, pair: Residues, phase: Sequence[int]
+) -> SecretKey | None:
+    """Solve m' = c₀ + c₁·s for the key.
+
+    Args:
+        parameters: public.
+        pair: the chunk that was opened, see `key_from_coefficients`.
+        phase: m', all n coefficients, as far as it is known.
+
+    Returns:
+        The key, or None: the solution is not ternary, so m' was not the whole truth.
+    """
     prime = parameters.data_prime
-    message = np.array([value % prime for value in numerators], np.uint64)
-    phase = seal_context(parameters).to_ntt(message[None])[0]
-    difference = subtract_mod(phase, pair[0, 0], prime)
+    message = np.array([value % prime for value in phase], np.uint64)
+    transformed = seal_context(parameters).to_ntt(message[None])[0]
+    difference = subtract_mod(transformed, pair[0, 0], prime)
     inverses = _invert(pair[1, 0].tolist(), prime)
     if inverses is None:
         return None
@@ -134,12 +151,22 @@ def read_upload(
     key: SecretKey, upload: bytes, *, index: int, chunks: int
 ) -> npt.NDArray[np.float64]:
     """Open a chunk of one party's upload with the key that every party has: n numbers."""
+    integers = read_integers(key, upload, index=index, chunks=chunks)
+    return np.ldexp(integers.astype(np.float64), -key.parameters.scale_bits)
+
+
+def read_integers(
+    key: SecretKey, upload: bytes, *, index: int, chunks: int
+) -> npt.NDArray[np.int64]:
+    """Open a chunk like `read_upload`, exactly: the n integers that were encrypted.
+
+    The error is below half the guard by far, so rounding takes it off.
+    """
     parameters = key.parameters
     chunk = decode_chunk(parameters, upload, form=Form.SEEDED, index=index, chunks=chunks)
     context = seal_context(parameters)
     phase = context.phase_of_seeds(key.seal_key(), chunk.residues[0], [chunk.seed])
-    integers = _rounded(parameters, _coefficients(context, phase))
-    return np.ldexp(integers, -parameters.scale_bits)
+    return _rounded(parameters, _coefficients(context, phase))
 
 
 def published_with_error(key: SecretKey, pair: Residues) -> npt.NDArray[np.float64]:
@@ -154,7 +181,7 @@ def published_with_error(key: SecretKey, pair: Residues) -> npt.NDArray[np.float
     """
     parameters = key.parameters
     context = seal_context(parameters)
-    phase = _lift(parameters, _coefficients(context, context.phase(key.seal_key(), *pair)))
+    phase = lift(parameters, _coefficients(context, context.phase(key.seal_key(), *pair)))
     return np.array([value / parameters.guard for value in phase]) * 2.0**-parameters.scale_bits
 
 
@@ -164,8 +191,8 @@ def _coefficients(context: SealContext, phase: Residues) -> Residues:
     )
 
 
-def _lift(parameters: CkksParameters, residues: Residues) -> list[int]:
-    """Return the centred integers with these residues, by the Chinese remainder theorem."""
+def lift(parameters: CkksParameters, residues: Residues) -> list[int]:
+    """Return the centred integers with these residues, [primes, n] (Chinese remainder theorem)."""
     modulus = 1
     for prime in parameters.wire_primes:
         modulus *= prime
@@ -178,10 +205,10 @@ def _lift(parameters: CkksParameters, residues: Residues) -> list[int]:
     ]
 
 
-def _rounded(parameters: CkksParameters, residues: Residues) -> npt.NDArray[np.float64]:
+def _rounded(parameters: CkksParameters, residues: Residues) -> npt.NDArray[np.int64]:
     half = parameters.guard // 2
     return np.array(
-        [(value + half) // parameters.guard for value in _lift(parameters, residues)], np.float64
+        [(value + half) // parameters.guard for value in lift(parameters, residues)], np.int64
     )
 
 

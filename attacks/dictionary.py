@@ -10,25 +10,30 @@ Whoever has the group secret wins, and that is every party of the task.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Self
 
 import numpy as np
 
-from collabedit.attacks.attack import Finding
+from collabedit.attacks.attack import Finding, Prior
+from collabedit.attacks.claims import LackingError
+from collabedit.attacks.registry import Entry
 from collabedit.crypto.kdf import SECRET_BYTES
 from collabedit.crypto.masking import unmask_tile
 from collabedit.crypto.ring import RingArray
 from collabedit.crypto.shamir import combine
-from collabedit.errors import MalformedMessageError
+from collabedit.errors import InputError, MalformedMessageError
 from collabedit.exchange import TileLayout
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party.counting import Counter
-from collabedit.party.items import Item
+from collabedit.party.edits import Edit
+from collabedit.party.items import Item, edit_item
 from collabedit.plan import Plan
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body, decode_packet
+from collabedit.recording import Delivery, Recording
 from collabedit.simulation import Outcome
 from collabedit.sketch import Matrix
 from collabedit.threat_model import Adversary
@@ -55,9 +60,33 @@ class CountingView:
     secrets: tuple[bytes, ...] = field(repr=False)
 
     @classmethod
+    def of_recording(cls, recording: Recording) -> Self:
+        """Cut the view from what an aggregator or a simulation recorded.
+
+        Raises:
+            InputError: no tables were opened in it, or it is damaged.
+        """
+        sums, survivors = recording.sums(), recording.survivors()
+        if recording.plan.counting(_COUNTING) is None or _COUNTING not in sums:
+            raise InputError(f"{recording.path}: no tables of a counting task were opened in it")
+        crossed = recording.deliveries(kind="packet", task=_COUNTING)
+        return cls._of(recording.plan, crossed, sums[_COUNTING], survivors[_COUNTING])
+
+    @classmethod
     def of_aggregator(cls, plan: Plan, outcome: Outcome) -> Self:
         """Cut the view of a simulated session's aggregator, with whatever it could reconstruct."""
-        envelopes = list(_envelopes(outcome))
+        survivors = outcome.records[_COUNTING].survivors
+        return cls._of(plan, outcome.transcript, outcome.sums[_COUNTING], survivors)
+
+    @classmethod
+    def _of(
+        cls,
+        plan: Plan,
+        transcript: Iterable[Delivery],
+        total: RingArray,
+        survivors: frozenset[PartyId],
+    ) -> Self:
+        envelopes = list(_envelopes(transcript))
         context = next(e.context for e in envelopes if e.kind == m.KINDS[m.Release])
         messages = [decode_body(e.kind, e.body) for e in envelopes]
         found = dict.fromkeys(_constants(context))
@@ -66,8 +95,7 @@ class CountingView:
             found |= dict.fromkeys(_byte_strings(envelope.context))
         found |= dict.fromkeys(_reconstructed(plan, envelopes))
         secrets = tuple(value for value in found if len(value) == SECRET_BYTES)
-        survivors = outcome.records[_COUNTING].survivors
-        return cls(plan, context, outcome.sums[_COUNTING], survivors, secrets)
+        return cls(plan, context, total, survivors, secrets)
 
     def with_secret(self, secret: bytes) -> Self:
         """Return the view of somebody who has one more secret: a party has the group secret."""
@@ -85,8 +113,27 @@ class TableLookup:
     adversary: Adversary = Adversary.HONEST_AGGREGATOR
     name: str = "table-lookup"
 
-    def run(self, view: CountingView, candidates: Sequence[Item]) -> Finding:
-        """Score candidates: 1 if any secret gives the fact a count that edits can have, else 0."""
+    def run(self, view: CountingView, prior: Prior) -> Finding:
+        """Score subjects by the best of all facts about them that the prior can put together.
+
+        Raises:
+            LackingError: subjects, prompts or objects are missing.
+        """
+        for what in ("subjects", "prompts", "objects"):
+            if not getattr(prior, what):
+                raise LackingError(f"the dictionary needs {what}")
+        scores = np.zeros(len(prior.subjects))
+        for prompt, said in product(prior.prompts, prior.objects):
+            facts = [
+                edit_item(Edit(str(number), prompt=prompt, subject=subject, target_new=said))
+                for number, subject in enumerate(prior.subjects)
+            ]
+            scores = np.maximum(scores, self.look_up(view, facts).scores[0])
+        matrix: Matrix = scores[None, :]
+        return Finding(self.name, (None,), matrix)
+
+    def look_up(self, view: CountingView, candidates: Sequence[Item]) -> Finding:
+        """Score facts: 1 if any secret gives the fact a count that edits can have, else 0."""
         scores = np.zeros(len(candidates))
         for secret in view.secrets:
             counter = Counter(view.plan, view.context, secret)
@@ -118,8 +165,8 @@ def _constants(context: m.Context) -> Iterator[bytes]:
     yield from (context.plan_digest, context.session_id, context.chain)
 
 
-def _envelopes(outcome: Outcome) -> Iterator[m.Envelope]:
-    for delivery in outcome.transcript:
+def _envelopes(transcript: Iterable[Delivery]) -> Iterator[m.Envelope]:
+    for delivery in transcript:
         if delivery.kind != "packet" or delivery.task != _COUNTING:
             continue
         try:
@@ -152,3 +199,16 @@ def _reconstructed(plan: Plan, envelopes: Sequence[m.Envelope]) -> Iterator[byte
                 shares.setdefault(owner, {})[envelope.sender] = share.value
     for held in shares.values():
         yield combine(held, threshold=plan.threshold)
+
+
+ENTRY = Entry(
+    name="table-lookup",
+    asks="Which facts were counted, by the opened tables of a counting task?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=CountingView,
+    make=TableLookup,
+    source="folklore: a dictionary against digests of short texts (docs/adr/0012)",
+    departs="every secret that the adversary holds is tried as the key, with the pads and without",
+    headline="auc",
+    needs=("subjects", "prompts", "objects"),
+)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
+from collabedit.attacks.claims import Recovery
 from collabedit.attacks.opened import Decomposition, Source, decompose, opened_vectors
 from collabedit.attacks.registry import Entry
 from collabedit.attacks.views import AggregatorView, first_layer
@@ -58,6 +59,31 @@ class Demixing:
             for each in vectors
         ]
         return Finding(self.name, tuple(each.about for each in vectors), np.stack(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class DemixedKeys:
+    """The keys themselves, out of the opened sum or of each upload: no candidate is needed.
+
+    Attributes:
+        layer: None is the first edited layer.
+        source: what is attacked.
+        seed: of FastICA's first guess.
+    """
+
+    layer: LayerIndex | None = None
+    source: Source = "sum"
+    seed: int = 0
+    name: str = "ica-keys"
+    adversary: Adversary = Adversary.HONEST_AGGREGATOR
+
+    def run(self, view: AggregatorView, prior: Prior) -> Recovery:
+        """Demix every vector, and put what was found side by side."""
+        del prior
+        layer = first_layer(view.plan) if self.layer is None else self.layer
+        vectors = opened_vectors(view, layer, self.source)
+        found = [demix(decompose(view.plan, layer, each), seed=self.seed) for each in vectors]
+        return Recovery(self.name, "keys", np.concatenate(found, axis=1))
 
 
 def demix(found: Decomposition, *, seed: int) -> Matrix:
@@ -106,4 +132,17 @@ ENTRY = Entry(
     source="Cocktail Party Attack, arXiv 2209.05578; FastICA, Hyvärinen 1999",
     departs="on a Gram matrix, with exact whitening; candidates only name what was found",
     headline="auc",
+)
+
+
+KEYS = Entry(
+    name="ica-keys",
+    asks="How close do keys demixed from the opened sum come to the real ones?",
+    adversary=Adversary.HONEST_AGGREGATOR,
+    view=AggregatorView,
+    make=DemixedKeys,
+    source="Cocktail Party Attack, arXiv 2209.05578; FastICA, Hyvärinen 1999",
+    departs="on a Gram matrix, with exact whitening; what is scored are the vectors themselves",
+    headline="cosine",
+    needs=(),
 )

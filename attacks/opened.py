@@ -12,8 +12,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from collabedit.attacks.span import gram_sketch, range_basis
-from collabedit.attacks.views import AggregatorView, layer_of
+from collabedit.attacks.views import AggregatorView, layer_of, statistics_of
 from collabedit.crypto.ring import RingArray
+from collabedit.exchange import plan_test_matrix
 from collabedit.ids import LayerIndex, PartyId
 from collabedit.plan import Plan
 from collabedit.sketch import Matrix
@@ -70,3 +71,24 @@ def decompose(plan: Plan, layer: LayerIndex, opened: Opened) -> Decomposition:
     values, vectors = np.linalg.eigh((core + core.T) / 2)
     positive = values > 0
     return Decomposition((basis @ vectors[:, positive])[:, ::-1], values[positive][::-1])
+
+
+def turned_cross(plan: Plan, layer: LayerIndex, opened: Opened, found: Decomposition) -> Matrix:
+    """Return T V, [d_out, rank]: what T says along the eigenvectors of S.
+
+    Rows of T lie in the range of S, so T = (T V)Vᵀ, and Z = TΩ = (T V)(VᵀΩ) gives it. With rows of
+    decoys, if the plan has any.
+
+    Args:
+        plan: public.
+        layer: which one.
+        opened: what was decomposed.
+        found: its S.
+    """
+    _, cross = statistics_of(plan, layer, opened.vector)
+    if plan.aggregation.statistics == "dense":
+        turned: Matrix = cross @ found.vectors
+        return turned
+    _, entry, _ = layer_of(plan, layer)
+    seen = found.vectors.T @ plan_test_matrix(plan, entry)
+    return (cross @ np.linalg.pinv(seen)).astype(np.float64)

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
-from collabedit.attacks.opened import Opened, Source, decompose, opened_vectors
+from collabedit.attacks.opened import Opened, Source, decompose, opened_vectors, turned_cross
 from collabedit.attacks.registry import Entry
-from collabedit.attacks.views import AggregatorView, first_layer, layer_of, statistics_of
-from collabedit.exchange import plan_test_matrix
+from collabedit.attacks.views import AggregatorView, first_layer
 from collabedit.ids import LayerIndex
 from collabedit.plan import Plan
 from collabedit.sketch import Matrix
@@ -67,13 +66,7 @@ class ResidualLengths:
 def residual_energies(plan: Plan, layer: LayerIndex, opened: Opened) -> Matrix:
     """Return the eigenvalues of T S⁺ Tᵀ above rounding, descending."""
     found = decompose(plan, layer, opened)
-    _, cross = statistics_of(plan, layer, opened.vector)
-    if plan.aggregation.statistics == "dense":
-        turned = cross @ found.vectors
-    else:
-        _, entry, _ = layer_of(plan, layer)
-        seen = found.vectors.T @ plan_test_matrix(plan, entry)
-        turned = (cross @ np.linalg.pinv(seen)).astype(np.float64)
+    turned = turned_cross(plan, layer, opened, found)
     scaled = turned / np.sqrt(found.values)
     values = np.linalg.eigvalsh(scaled.T @ scaled)[::-1]
     kept: Matrix = values[values > _NOISE * values[0]]

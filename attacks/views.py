@@ -5,13 +5,13 @@ attack that needs more needs another adversary. Control messages are left out of
 carry keys, signatures and sealed shares, which are independent of the edits (SPEC 4).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from collabedit.crypto.ring import RingArray, from_bytes
+from collabedit.crypto.ring import Ring, RingArray, from_bytes
 from collabedit.editing import Layer
-from collabedit.errors import MalformedMessageError
+from collabedit.errors import InputError, MalformedMessageError
 from collabedit.exchange import (
     TileLayout,
     decode_frame,
@@ -20,8 +20,9 @@ from collabedit.exchange import (
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Plan
 from collabedit.proto.codec import decode_body, decode_packet
-from collabedit.proto.messages import ProposeSurvivors
-from collabedit.simulation import Delivery, Outcome
+from collabedit.proto.messages import Envelope, Message, ProposeSurvivors
+from collabedit.recording import Delivery, Recording
+from collabedit.simulation import Outcome
 from collabedit.sketch import DenseStatistics, GramSketch, LowRankUpdate, Matrix
 
 Uploads = Mapping[PartyId, RingArray]
@@ -35,7 +36,7 @@ class AggregatorView:
     Attributes:
         plan: public.
         uploads: each party's complete upload of a task, reassembled from its frames: [elements] of
-            the plan's ring, masked.
+            the plan's ring, masked; or ciphertexts, as words (`encrypted_views` has more of them).
         sums: the opened sum of each task that was opened, [elements].
         survivors: whose contributions are in the sum of a task.
     """
@@ -46,14 +47,30 @@ class AggregatorView:
     survivors: Mapping[TaskIndex, frozenset[PartyId]]
 
     @classmethod
+    def of_recording(cls, recording: Recording) -> Self:
+        """Cut the view from what an aggregator or a simulation recorded.
+
+        Raises:
+            InputError: a party recorded it, or the file is damaged.
+        """
+        if recording.role == "party":
+            raise InputError(
+                f"{recording.path}: is {recording.origin}'s: this view is the aggregator's"
+            )
+        plan = recording.plan
+        tasks = [TaskIndex(index) for index in range(len(plan.tasks))]
+        uploads = {task: uploads_of(plan, task, recording.deliveries(task=task)) for task in tasks}
+        return cls(plan, uploads, recording.sums(), recording.survivors())
+
+    @classmethod
     def of(cls, plan: Plan, outcome: Outcome) -> Self:
         """Cut the view from a simulated session, also from one that ended early."""
         tasks = [TaskIndex(index) for index in range(len(plan.tasks))]
-        uploads = {task: _reassemble(plan, task, outcome.transcript) for task in tasks}
+        uploads = {task: uploads_of(plan, task, outcome.transcript) for task in tasks}
         survivors = {record.task: record.survivors for record in outcome.records}
         for task in outcome.sums:
             # A session that ended behind an opening has no record of it, but its proposal.
-            survivors.setdefault(task, _proposed(task, outcome.transcript))
+            survivors.setdefault(task, proposed_survivors(task, outcome.transcript))
         return cls(plan, uploads, dict(outcome.sums), survivors)
 
     def with_uploads(self, uploads: Mapping[TaskIndex, Uploads]) -> Self:
@@ -97,6 +114,20 @@ class RecipientView:
 
     plan: Plan
     updates: Mapping[LayerIndex, LowRankUpdate]
+
+    @classmethod
+    def of_recording(cls, recording: Recording) -> Self:
+        """Cut the view from what a party or a simulation recorded.
+
+        Raises:
+            InputError: it holds no verified update, or is damaged.
+        """
+        updates = recording.updates()
+        if not updates:
+            raise InputError(
+                f"{recording.path}: {recording.origin} verified no update in this session"
+            )
+        return cls(recording.plan, updates)
 
     @classmethod
     def of(cls, plan: Plan, outcome: Outcome) -> Self:
@@ -153,21 +184,38 @@ def statistics_of(plan: Plan, layer: LayerIndex, vector: RingArray) -> tuple[Mat
     return sketched.gram_sketch, sketched.cross_sketch
 
 
-def _reassemble(
-    plan: Plan, task: TaskIndex, transcript: Iterable[Delivery]
+def frames_of(
+    task: TaskIndex, transcript: Iterable[Delivery]
+) -> tuple[tuple[Delivery, ...], tuple[Delivery, ...]]:
+    """Return the frames of a task's uploads, and those of the sum that its opener uploaded.
+
+    The latter are what came behind the offer, less frames that were there before: delayed copies.
+    """
+    uploads: list[Delivery] = []
+    opened: list[Delivery] = []
+    opener = None
+    for delivery in transcript:
+        if delivery.task != task:
+            continue
+        if delivery.kind == "sum":
+            opener = delivery.receiver
+        elif delivery.kind == "frame":
+            is_opened = delivery.sender == opener and delivery not in uploads
+            (opened if is_opened else uploads).append(delivery)
+    return tuple(uploads), tuple(opened)
+
+
+def reassemble(
+    frames: Iterable[Delivery], *, layout: TileLayout, ring: Ring
 ) -> dict[PartyId, RingArray]:
     """Put the frames of each party together; parties with a gap are left out."""
-    layout = TileLayout.of(plan, task)
     payloads: dict[PartyId, dict[int, bytes]] = {}
-    for delivery in transcript:
-        if delivery.kind != "frame" or delivery.task != task:
-            continue
+    for delivery in frames:
         try:
             tile = decode_frame(delivery.data, layout=layout)
         except MalformedMessageError:
             continue  # damaged on the way; the machine refused it, too
         payloads.setdefault(delivery.sender, {})[tile.index] = tile.payload
-    ring = plan_encoding(plan).ring
     return {
         party: from_bytes(ring, b"".join(tiles[index] for index in range(layout.tiles)))
         for party, tiles in sorted(payloads.items())
@@ -175,15 +223,29 @@ def _reassemble(
     }
 
 
-def _proposed(task: TaskIndex, transcript: Iterable[Delivery]) -> frozenset[PartyId]:
+def uploads_of(plan: Plan, task: TaskIndex, transcript: Iterable[Delivery]) -> Uploads:
+    """Return each party's complete upload of a task: ring elements, or the words of ciphertexts."""
+    frames, _ = frames_of(task, transcript)
+    return reassemble(frames, layout=TileLayout.of(plan, task), ring=plan_encoding(plan).ring)
+
+
+def messages_of(
+    task: TaskIndex, transcript: Iterable[Delivery]
+) -> Iterator[tuple[Delivery, Envelope, Message]]:
+    """Read the control messages of a task in order; those that were damaged are left out."""
     for delivery in transcript:
-        if delivery.kind != "packet" or delivery.task != task or delivery.sender != AGGREGATOR:
+        if delivery.kind != "packet" or delivery.task != task:
             continue
         try:
             envelope = decode_packet(delivery.data).envelope
-            message = decode_body(envelope.kind, envelope.body)
+            yield delivery, envelope, decode_body(envelope.kind, envelope.body)
         except MalformedMessageError:
             continue
-        if isinstance(message, ProposeSurvivors):
+
+
+def proposed_survivors(task: TaskIndex, transcript: Iterable[Delivery]) -> frozenset[PartyId]:
+    """Return whose contributions the aggregator proposed to open; nobody's if it never did."""
+    for delivery, _, message in messages_of(task, transcript):
+        if delivery.sender == AGGREGATOR and isinstance(message, ProposeSurvivors):
             return frozenset(contribution.sender for contribution in message.contributions)
     return frozenset()

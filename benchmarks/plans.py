@@ -22,10 +22,12 @@ def create_plan(
     capacity: int,
     tile_bytes: int = 1 << 20,
     corruptions: int | None = None,
+    encrypted: bool = False,
 ) -> Plan:
     """Make a plan of one layer whose contributions have (mapped + outputs)·capacity elements.
 
-    `corruptions` asks for a sparse graph, None for the full one.
+    `corruptions` asks for a sparse graph, None for the full one; `encrypted` for CKKS ciphertexts,
+    which go with closed sums alone.
     """
     parties = len(identities) - 1
     listed = [
@@ -73,7 +75,7 @@ def create_plan(
                 },
             },
             "aggregation": {
-                "backend": "masked",
+                "backend": "ckks" if encrypted else "masked",
                 "statistics": "sketch",
                 "capacity": capacity,
                 "ring_bits": 64,
@@ -83,5 +85,6 @@ def create_plan(
                 "test_matrix_seed": "00" * 32,
             },
             "bounds": {"key_energy": 1e6, "residual_energy": 1e6},
+            "closed": {} if encrypted else None,
         }
     )

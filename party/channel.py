@@ -1,6 +1,7 @@
 """How a party's session reaches its aggregator, whatever the network is."""
 
 from collections.abc import Callable, Iterable
+from io import BufferedIOBase
 from typing import Protocol, TypeAlias
 
 from collabedit.ids import TaskIndex
@@ -39,6 +40,9 @@ class Channel(Protocol):
 
     def download(self, task: TaskIndex, *, limit: int) -> bytes:
         """Fetch the update bundle of a task, at most `limit` bytes."""
+
+    def fetch(self, task: TaskIndex, *, limit: int, file: BufferedIOBase) -> None:
+        """Fetch as `download` does, into a file from its start; raises its `OSError` as it is."""
 
     def close(self, *, finished: bool) -> None:
         """End the background collection.

@@ -7,6 +7,7 @@ upload, of which those that arrived for good are not sent again.
 """
 
 import contextlib
+import io
 import queue
 import threading
 import time
@@ -21,6 +22,7 @@ from collabedit.errors import (
     CollabEditError,
     ProtocolError,
     SessionAbortedError,
+    StorageError,
     TransportError,
 )
 from collabedit.exchange import bitmap_tiles
@@ -198,11 +200,17 @@ class GrpcChannel:
             nonlocal known, advanced
             have = self._fetch_stored(task)
             advanced, known = len(have) > known, len(have)
-            self._upload(
-                self._counted(frames(have)),
-                timeout=self._upload_seconds,
-                metadata=self._metadata(task),
-            )
+            unreadable: list[StorageError] = []
+            try:
+                self._upload(
+                    self._counted(_noting(frames(have), unreadable)),
+                    timeout=self._upload_seconds,
+                    metadata=self._metadata(task),
+                )
+            except grpc.RpcError:
+                if unreadable:
+                    raise unreadable[0] from None
+                raise
 
         # A long upload may break often, as long as each attempt leaves more tiles there.
         self._call(send, advanced=lambda: advanced)
@@ -220,24 +228,31 @@ class GrpcChannel:
 
     def download(self, task: TaskIndex, *, limit: int) -> bytes:
         """See `Channel`."""
+        held = io.BytesIO()
+        self.fetch(task, limit=limit, file=held)
+        return held.getvalue()
 
-        def fetch() -> bytes:
-            received = bytearray()
+    def fetch(self, task: TaskIndex, *, limit: int, file: io.BufferedIOBase) -> None:
+        """See `Channel`."""
+
+        def receive() -> int:
+            file.seek(0)
+            file.truncate()
+            received = 0
             stream = self._download(
                 b"", timeout=self._upload_seconds, metadata=self._metadata(task)
             )
             for chunk in stream:
-                received += chunk
-                if len(received) > limit:
+                received += len(chunk)
+                if received > limit:
                     stream.cancel()
                     raise ProtocolError(
                         f"the update is larger than the plan allows ({limit} bytes)"
                     )
-            return bytes(received)
+                file.write(chunk)
+            return received
 
-        data = self._call(fetch)
-        self.bytes_received += len(data)
-        return data
+        self.bytes_received += self._call(receive)
 
     def _metadata(self, task: TaskIndex) -> tuple[tuple[str, str], ...]:
         return (("session-id", self._session_id.hex()), ("task", str(task)))
@@ -298,6 +313,15 @@ class GrpcChannel:
             f"no aggregator answers at {self._address} for {patience:.0f} s: check that it "
             "runs, the address, and that your certificate is of the CA which it trusts"
         )
+
+
+def _noting(frames: Iterable[bytes], unreadable: list[StorageError]) -> Iterator[bytes]:
+    """Keep an error of our own disk: gRPC asks for frames in a thread that it is lost in."""
+    try:
+        yield from frames
+    except StorageError as error:
+        unreadable.append(error)
+        raise
 
 
 def _is_temporary(error: grpc.RpcError) -> bool:

@@ -11,7 +11,7 @@ items in a counting task and K̃ and R with closed sums. So one task never has t
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
-from collabedit.ciphertexts import seeds_digest, upload_seeds
+from collabedit.ciphertexts import Words, seeds_digest, upload_seeds
 from collabedit.crypto.kdf import SECRET_BYTES
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
@@ -36,6 +36,7 @@ from collabedit.party.closing import (
 from collabedit.party.counting import Counter
 from collabedit.party.items import digests_from_bytes
 from collabedit.party.noise import noisy
+from collabedit.party.pieces import cut
 from collabedit.party.states import TaskSetup, Uploaded
 from collabedit.plan import Plan
 
@@ -46,13 +47,13 @@ class MaskedUpload:
 
     Attributes:
         encoded: fixed-point values, checked against the plan's bound, still unmasked; or
-            ciphertexts, or opened integers.
+            ciphertexts, or opened integers. Read tile by tile.
         masks: of this task; none for the latter two.
         layout: how the vector is cut.
         seeds: of ciphertexts, the digest that is signed beside the root.
     """
 
-    encoded: RingArray = field(repr=False)
+    encoded: Words = field(repr=False)
     masks: tuple[SignedMask, ...] = field(repr=False)
     layout: TileLayout
     seeds: bytes = b""
@@ -111,8 +112,10 @@ def contributed_vector(
     return closed.contribute(setup.me, statistics, decoy_seed=seed)
 
 
-def uploaded_vector(setup: TaskSetup, vector: RingArray, group_secret: bytes | None) -> RingArray:
-    """Return what a party uploads of its vector before masks: itself, or its ciphertexts.
+def upload_pieces(
+    setup: TaskSetup, vector: RingArray, group_secret: bytes | None, *, processes: int = 0
+) -> Iterator[bytes]:
+    """Make what a party uploads of its vector before masks: itself, or its ciphertexts.
 
     Ciphertexts are fresh on each call: one task may have one only.
 
@@ -120,16 +123,23 @@ def uploaded_vector(setup: TaskSetup, vector: RingArray, group_secret: bytes | N
         setup: of the task.
         vector: see `contributed_vector`.
         group_secret: of the task, if it needs one.
+        processes: that encrypt; 0 is this one.
 
     Raises:
-        NumericError: a number is beyond the plan's magnitude bound.
+        NumericError: a number is beyond the plan's magnitude bound; before the first piece.
     """
     if not setup.plan.is_encrypted:
-        return vector
-    from collabedit.party.decryption import encrypted_upload  # noqa: PLC0415  needs TenSEAL
+        return cut(to_bytes(vector))
+    from collabedit.party.decryption import encrypted_pieces  # noqa: PLC0415  needs TenSEAL
 
     assert group_secret is not None  # noqa: S101  such a task has the full graph
-    return encrypted_upload(setup, vector, group_secret)
+    return encrypted_pieces(setup, vector, group_secret, processes=processes)
+
+
+def uploaded_vector(setup: TaskSetup, vector: RingArray, group_secret: bytes | None) -> RingArray:
+    """Put `upload_pieces` together, where they fit into memory."""
+    pieces = upload_pieces(setup, vector, group_secret)
+    return from_bytes(Ring.from_bits(setup.plan.aggregation.ring_bits), b"".join(pieces))
 
 
 def bring(
@@ -159,7 +169,7 @@ def bring(
 
 
 def masked_upload(
-    plan: Plan, task: TaskIndex, encoded: RingArray, masks: tuple[SignedMask, ...]
+    plan: Plan, task: TaskIndex, encoded: Words, masks: tuple[SignedMask, ...]
 ) -> MaskedUpload:
     """Prepare the frames of an encoded contribution, or of its ciphertexts."""
     seeds = seeds_digest(upload_seeds(plan, task, encoded)) if plan.is_encrypted else b""

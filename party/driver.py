@@ -7,9 +7,11 @@ written down before the shares that open it leave.
 import contextlib
 import hashlib
 import time
+from collections.abc import Iterator
 
 from collabedit.acceptance import Assessment, Vote, describe
-from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
+from collabedit.ciphertexts import Words, task_chunks
+from collabedit.crypto.ring import Ring
 from collabedit.crypto.rng import Randomness
 from collabedit.errors import (
     AbortReason,
@@ -17,15 +19,18 @@ from collabedit.errors import (
     MalformedMessageError,
     ProtocolError,
     SessionAbortedError,
+    StorageError,
     TransportError,
     UnexpectedMessageError,
 )
+from collabedit.ids import TaskIndex
 from collabedit.party import states as s
 from collabedit.party.candidate import Candidate
 from collabedit.party.channel import Channel
 from collabedit.party.closing import Released, UnverifiedError
-from collabedit.party.contribution import contributed_vector, masked_upload, uploaded_vector
+from collabedit.party.contribution import contributed_vector, masked_upload, upload_pieces
 from collabedit.party.member import Observer, OpeningRecord
+from collabedit.party.pieces import StoredVector
 from collabedit.party.replay import InputLog, Replayed
 from collabedit.party.task import advance, receive
 from collabedit.party.witness import Witness
@@ -46,6 +51,7 @@ class TaskDriver:
         witness: stands before the machine; sees contradictions of the aggregator.
         ledger: told before each opening.
         observer: told of every event.
+        processes: most that encrypt; None for as many as there are cores.
 
     Attributes:
         cursor: packets of the mailbox that were taken so far.
@@ -60,6 +66,7 @@ class TaskDriver:
         witness: Witness,
         ledger: OpeningRecord | None,
         observer: Observer,
+        processes: int | None = None,
     ) -> None:
         self._plan = plan
         self._channel = channel
@@ -67,6 +74,7 @@ class TaskDriver:
         self._witness = witness
         self._ledger = ledger
         self._observer = observer
+        self._processes = processes
         self._state: s.State | None = None
         self.cursor = 0
 
@@ -147,23 +155,36 @@ class TaskDriver:
         self._log.uploaded(event, step)
         self._take(step)
 
-    def _contribution(self, state: s.Contributing, brought: bytes | memoryview) -> RingArray:
-        setup = state.setup
+    def _contribution(self, state: s.Contributing, brought: bytes | memoryview) -> Words:
+        setup, secret = state.setup, state.group_secret
         task = setup.context.task
-
-        def make() -> RingArray:
-            vector = contributed_vector(setup, brought, state.group_secret)
-            return uploaded_vector(setup, vector, state.group_secret)
-
         if not self._plan.is_closed(task):
-            return make()  # whole numbers, which come out alike each time
-        data = self._log.contribution(task, lambda: to_bytes(make()))
-        return from_bytes(Ring.from_bits(self._plan.aggregation.ring_bits), data)
+            # Whole numbers, which come out alike each time.
+            return contributed_vector(setup, brought, secret)
+
+        def make() -> Iterator[bytes]:
+            vector = contributed_vector(setup, brought, secret)
+            processes = self._encrypting(task)
+            return upload_pieces(setup, vector, secret, processes=processes)
+
+        ring = Ring.from_bits(self._plan.aggregation.ring_bits)
+        return StoredVector(self._log.contribution(task, make), ring)
+
+    def _encrypting(self, task: TaskIndex) -> int:
+        """Tell the observer that encryption begins; return how many workers do it."""
+        if not self._plan.is_encrypted:
+            return 0
+        from collabedit.party.decryption import worker_processes  # noqa: PLC0415  needs TenSEAL
+
+        chunks = task_chunks(self._plan, task)
+        processes = worker_processes(chunks, self._processes)
+        self._observer("encrypting", {"task": task, "chunks": chunks, "processes": processes})
+        return processes
 
     def _open(self, state: s.OpeningSum, randomness: Randomness) -> None:
         """Open the one sum that this task's key opens, and hand in what it says."""
         from collabedit.party.decryption import (  # noqa: PLC0415  needs TenSEAL
-            open_offer,
+            open_chunks,
             opened_upload,
         )
 
@@ -174,12 +195,18 @@ class TaskDriver:
         if self._ledger is not None:
             self._ledger.record_key(context.session_id, task, replayed=was_begun)
 
-        def make() -> memoryview:
-            offer = self._channel.download(task, limit=state.sum_bytes)
-            return to_bytes(open_offer(state, offer, randomness))
+        def make() -> Iterator[bytes]:
+            try:
+                with self._log.scratch() as offer:
+                    self._channel.fetch(task, limit=state.sum_bytes, file=offer)
+                    yield from open_chunks(state, offer, randomness)
+            except OSError as error:
+                raise StorageError(
+                    f"the sum of task {task} cannot be kept until it is opened: {error.strerror}"
+                ) from error
 
         try:
-            opened = from_bytes(Ring.Z64, self._log.opening(task, make))
+            opened = StoredVector(self._log.opening(task, make), Ring.Z64)
         except RefusalError as refusal:
             detail = str(refusal).removeprefix(f"{refusal.reason.name}: ")
             self._take(advance(state, s.SumRefused(refusal.reason, detail, refusal.culprit)))

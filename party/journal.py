@@ -22,7 +22,8 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from io import BufferedRandom
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -50,6 +51,7 @@ from collabedit.party.entries import (
     encode_entry,
     fold_entries,
 )
+from collabedit.party.pieces import SealedFile, cut, open_sealed, scratch_file, seal_pieces
 from collabedit.party.records import (
     RecordFile,
     StorageKey,
@@ -66,7 +68,6 @@ _SESSION: Final = "session.journal"
 _NEW: Final = "session.journal.new"
 _LOCK: Final = "lock"
 _NO_INPUTS: Final = bytes(32)
-_CHUNK_BYTES: Final = 1 << 20
 
 
 class PartyJournal:
@@ -191,7 +192,7 @@ class PartyJournal:
         Raises:
             StorageError: the disk refuses.
         """
-        write_sealed(self._folder / _vector_name(entry.task), self._storage, _chunks(brought))
+        write_sealed(self._folder / _vector_name(entry.task), self._storage, cut(brought))
         self._append(entry)
 
     def accept(self, entry: Input) -> None:
@@ -226,29 +227,27 @@ class PartyJournal:
         names = (_vector_name, _encoded_name, _opened_name)
         self._remove([name(entry.task) for name in names])
 
-    def encoded(self, task: TaskIndex, make: Callable[[], bytes | memoryview]) -> bytes:
+    def encoded(self, task: TaskIndex, make: Callable[[], Iterable[bytes]]) -> SealedFile:
         """Return the contribution to a task, made once and durable before it is returned.
 
         Numbers that are computed twice may differ in their last bits, on another number of threads
-        already, and one task must never mask two vectors.
+        already, and one task must never mask two vectors; ciphertexts differ anyway.
+
+        Args:
+            task: which.
+            make: makes it, piece by piece; a piece that is written is not kept in memory.
 
         Raises:
             JournalError: what was made is missing or damaged.
             StorageError: the disk refuses.
         """
-        path, made = self._folder / _encoded_name(task), self._session().made
-        if made is None:
-            data = bytes(make())
-            write_sealed(path, self._storage, _chunks(data))
-            self._append(ContributionMade(hashlib.sha256(data).digest()))
-            return data
-        data = b"".join(read_sealed(path, self._storage))
-        if hashlib.sha256(data).digest() != made.digest:
-            raise JournalError(
-                f"{path}: is not the contribution that was made for this task; "
-                f"{self._storage.advice}"
-            )
-        return data
+        path = self._folder / _encoded_name(task)
+        if self._session().made is None:
+            self._append(ContributionMade(seal_pieces(path, self._storage, make())))
+        made = self._session().made
+        assert made is not None  # noqa: S101  for mypy
+        what = "contribution that was made for this task"
+        return open_sealed(path, self._storage, made.digest, what=what)
 
     def begin_opening(self, sum_digest: bytes) -> bool:
         """Fix which sum the task's key opens; tell whether it was begun before. Durable on return.
@@ -267,28 +266,34 @@ class PartyJournal:
             )
         return True
 
-    def opened(self, task: TaskIndex, make: Callable[[], bytes | memoryview]) -> bytes:
+    def opened(self, task: TaskIndex, make: Callable[[], Iterable[bytes]]) -> SealedFile:
         """Return the opening of a task's sum, made once and durable before it is returned.
 
         Two openings of one sum would be flooded twice. `begin_opening` comes before.
+
+        Args:
+            task: which.
+            make: makes it, piece by piece.
 
         Raises:
             JournalError: what was made is missing or damaged.
             StorageError: the disk refuses.
         """
-        path, made = self._folder / _opened_name(task), self._session().opened
-        if made is None:
-            data = bytes(make())
-            write_sealed(path, self._storage, _chunks(data))
-            self._append(OpeningMade(hashlib.sha256(data).digest()))
-            return data
-        data = b"".join(read_sealed(path, self._storage))
-        if hashlib.sha256(data).digest() != made.digest:
-            raise JournalError(
-                f"{path}: is not the one opening that was made for this task; "
-                f"{self._storage.advice}"
-            )
-        return data
+        path = self._folder / _opened_name(task)
+        if self._session().opened is None:
+            self._append(OpeningMade(seal_pieces(path, self._storage, make())))
+        made = self._session().opened
+        assert made is not None  # noqa: S101  for mypy
+        what = "one opening that was made for this task"
+        return open_sealed(path, self._storage, made.digest, what=what)
+
+    def scratch(self) -> BufferedRandom:
+        """Return an empty file beside the journal that has no name, and ends with its last use.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        return scratch_file(self._folder)
 
     def brought(self) -> bytes:
         """Return what the party brought to the task that runs, bit by bit as it was stored.
@@ -399,11 +404,6 @@ def _encoded_name(task: TaskIndex) -> str:
 
 def _opened_name(task: TaskIndex) -> str:
     return f"task-{task}.opened"
-
-
-def _chunks(data: bytes | memoryview) -> Iterator[bytes]:
-    for start in range(0, len(data), _CHUNK_BYTES):
-        yield bytes(data[start : start + _CHUNK_BYTES])
 
 
 def _update_name(task: TaskIndex) -> str:

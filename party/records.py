@@ -23,8 +23,8 @@ from collabedit.durable import sync, write_all
 from collabedit.errors import InvalidSealError, JournalError, StorageError
 
 MAGIC: Final = b"CEJ1"
-_HEADER_BYTES: Final = len(MAGIC) + SECRET_BYTES + CHECK_BYTES
-_LENGTH: Final = struct.Struct("<I4s")
+HEADER_BYTES: Final = len(MAGIC) + SECRET_BYTES + CHECK_BYTES
+LENGTH: Final = struct.Struct("<I4s")
 _ADVICE: Final = "give the session up with --abandon, or restore the file"
 
 
@@ -58,7 +58,7 @@ class StorageKey:
         Raises:
             StorageError: `error`: not such a file, or made under another key.
         """
-        if len(header) != _HEADER_BYTES or not header.startswith(MAGIC):
+        if len(header) != HEADER_BYTES or not header.startswith(MAGIC):
             raise self.error(f"{source}: is damaged at its beginning; {self.advice}")
         salt, check = header[4 : 4 + SECRET_BYTES], header[4 + SECRET_BYTES :]
         key = FileKey(self.key, name=name, salt=salt)
@@ -78,7 +78,8 @@ def unwritable(path: Path, error: OSError) -> StorageError:
     )
 
 
-def _length_check(index: int, previous: bytes, length: int) -> bytes:
+def length_check(index: int, previous: bytes, length: int) -> bytes:
+    """Return four bytes by which a record's length is told from a damaged one."""
     # Not for secrecy: a damaged length must not look like a record that a crash cut off.
     text = previous + index.to_bytes(8, "little") + length.to_bytes(4, "little")
     return hashlib.sha256(text).digest()[:4]
@@ -135,7 +136,7 @@ class RecordFile:
         try:
             with os.fdopen(descriptor, "rb", closefd=False) as stream:
                 size = os.fstat(descriptor).st_size
-                header = stream.read(_HEADER_BYTES)
+                header = stream.read(HEADER_BYTES)
                 key = storage.find(name, header, path)
                 file = cls(path, descriptor, key, header, storage)
                 records = tuple(file._read(stream, size))
@@ -154,15 +155,15 @@ class RecordFile:
     def _read(self, stream: BinaryIO, size: int) -> Iterator[bytes]:
         while self._end < size:
             left = size - self._end
-            head = stream.read(_LENGTH.size)
-            if len(head) < _LENGTH.size:
+            head = stream.read(LENGTH.size)
+            if len(head) < LENGTH.size:
                 return  # torn within the length
-            length, check = _LENGTH.unpack(head)
-            if check != _length_check(self._index, self._previous, length):
+            length, check = LENGTH.unpack(head)
+            if check != length_check(self._index, self._previous, length):
                 if not any(head) and _is_zero(stream):
                     return  # room that the disk had reserved when it lost power
                 raise self._damaged()
-            if _LENGTH.size + length > left:
+            if LENGTH.size + length > left:
                 return  # torn within the record
             sealed = stream.read(length)
             try:
@@ -192,7 +193,7 @@ class RecordFile:
         if self._failed:
             raise JournalError(f"{self.path}: takes no more records after a failed write")
         length = len(plaintext) + OVERHEAD_BYTES
-        head = _LENGTH.pack(length, _length_check(self._index, self._previous, length))
+        head = LENGTH.pack(length, length_check(self._index, self._previous, length))
         sealed = self._key.seal(
             plaintext,
             index=self._index,

@@ -7,8 +7,9 @@ same answers. Without a journal nothing is written and the system's randomness i
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from io import BufferedRandom
 from typing import TypeAlias
 
 from collabedit.acceptance import Assessment, Vote
@@ -27,6 +28,7 @@ from collabedit.party.entries import (
     UploadAccepted,
 )
 from collabedit.party.journal import ABANDON_OPTION, PartyJournal
+from collabedit.party.pieces import SealedFile, scratch_file, seal_temporarily
 from collabedit.party.task import advance, receive, start_task
 from collabedit.proto.codec import decode_packet, encode_packet
 from collabedit.proto.messages import Packet
@@ -108,15 +110,19 @@ class InputLog:
             entry = PacketAccepted(cursor, answer_digest(step), encode_packet(packet))
             self._journal.accept(entry)
 
-    def contribution(
-        self, task: TaskIndex, make: Callable[[], bytes | memoryview]
-    ) -> bytes | memoryview:
-        """Return a contribution that `make` computes in floating point, the same after a restart.
+    def contribution(self, task: TaskIndex, make: Callable[[], Iterable[bytes]]) -> SealedFile:
+        """Return a contribution that `make` computes anew each time, the same after a restart.
+
+        Args:
+            task: which.
+            make: makes it, piece by piece; it may be longer than memory.
 
         Raises:
             StorageError: the disk refuses; nothing may be uploaded.
         """
-        return make() if self._journal is None else self._journal.encoded(task, make)
+        if self._journal is None:
+            return seal_temporarily(make())
+        return self._journal.encoded(task, make)
 
     def begin_opening(self, sum_digest: bytes) -> bool:
         """Fix which sum the task's key opens; tell whether the journal knew of that before.
@@ -127,15 +133,23 @@ class InputLog:
         """
         return self._journal is not None and self._journal.begin_opening(sum_digest)
 
-    def opening(
-        self, task: TaskIndex, make: Callable[[], bytes | memoryview]
-    ) -> bytes | memoryview:
-        """Return the opening of a task's sum, the same after a restart.
+    def opening(self, task: TaskIndex, make: Callable[[], Iterable[bytes]]) -> SealedFile:
+        """Return the opening of a task's sum, the same after a restart; see `contribution`.
 
         Raises:
             StorageError: the disk refuses; nothing may be uploaded.
         """
-        return make() if self._journal is None else self._journal.opened(task, make)
+        if self._journal is None:
+            return seal_temporarily(make())
+        return self._journal.opened(task, make)
+
+    def scratch(self) -> BufferedRandom:
+        """Return an empty file that has no name, for what need not survive a restart.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        return scratch_file(None) if self._journal is None else self._journal.scratch()
 
     def uploaded(self, event: s.Uploaded, step: s.Step) -> None:
         """Write down that the upload was acknowledged.

@@ -10,6 +10,7 @@ applied is taken back. With a journal (`replay`) a session whose process died go
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from collabedit.errors import (
     AbortReason,
@@ -21,7 +22,7 @@ from collabedit.errors import (
     SessionAbortedError,
     StorageError,
 )
-from collabedit.ids import AGGREGATOR, TaskIndex
+from collabedit.ids import AGGREGATOR, LayerIndex, TaskIndex
 from collabedit.party import states as s
 from collabedit.party.candidate import Candidate, has_voted
 from collabedit.party.channel import Channel
@@ -55,10 +56,19 @@ from collabedit.proto.envelope import (
 )
 from collabedit.proto.evidence import EvidenceSink
 from collabedit.proto.votes import name_votes
+from collabedit.sketch import LowRankUpdate
+
+Verified: TypeAlias = Callable[[TaskIndex, Mapping[LayerIndex, LowRankUpdate]], None]
+"""Told of the updates of a task, once a threshold of parties signed them."""
 
 
 def _ignore(event: str, fields: Mapping[str, object]) -> None:
     del event, fields
+
+
+def forget(task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
+    """Keep nothing."""
+    del task, updates
 
 
 def run_session(
@@ -74,7 +84,9 @@ def run_session(
     past_items: Sequence[Item] = (),
     reasserted_items: Sequence[Item] = (),
     review: Review = accept,
+    verified: Verified = forget,
     observer: Observer = _ignore,
+    processes: int | None = None,
 ) -> SessionReport:
     """Take part in one session, to its end, or go on with the one in the journal.
 
@@ -94,7 +106,10 @@ def run_session(
         reasserted_items: of our re-assertions, likewise.
         review: told what is decided about our edits before anything that depends on it is sent; may
             raise to leave the session.
+        verified: told of each update that was verified, in the model's mapped coordinates, before
+            it is applied; again if the session is resumed.
         observer: told of every event.
+        processes: most worker processes that encrypt a long upload; None for one for each core.
 
     Raises:
         ValueError: the plan counts overlap, and there are no `items` to count.
@@ -117,7 +132,9 @@ def run_session(
             member.plan, member.me, items or (), past=past_items, reasserted=reasserted_items
         ),
         review=review,
+        verified=verified,
         observer=observer,
+        processes=processes,
     )
     try:
         reports = session.run(editor)
@@ -151,7 +168,9 @@ class _Session:
         journal: PartyJournal | None,
         own: OwnEdits,
         review: Review,
+        verified: Verified,
         observer: Observer,
+        processes: int | None,
     ) -> None:
         self._member = member
         self._plan = member.plan
@@ -163,6 +182,7 @@ class _Session:
         self._log = InputLog(journal)
         self._own = own
         self._review = review
+        self._verified = verified
         self._observer = observer
         self._driver = TaskDriver(
             self._plan,
@@ -171,6 +191,7 @@ class _Session:
             witness=witness,
             ledger=ledger,
             observer=observer,
+            processes=processes,
         )
         self._resuming = False
         self._entered = False
@@ -294,6 +315,7 @@ class _Session:
                 data = journal.update(done.task, done.update_digest)
                 survivors = frozenset(done.survivors)
                 released = Released(self._plan, context, data, survivors, done.group_secret)
+                self._verified(done.task, released.opened.updates)
                 candidate.apply(released)
                 checks = released.opened.checks
             else:
@@ -338,6 +360,7 @@ class _Session:
         self._log.completed(done, counted)
         report = self._report(done, released.opened.checks if counted is None else ())
         if counted is None:
+            self._verified(task, released.opened.updates)
             candidate.apply(released)
         else:
             self._weigh(editor, counted, review=self._review)

@@ -5,9 +5,13 @@ started afresh (`spawn`): a fork would copy SEAL's generators and locks.
 """
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +22,7 @@ from collabedit.crypto.ckks.packing import Packing
 from collabedit.crypto.ckks.parameters import CkksParameters
 from collabedit.crypto.ckks.seal import seal_context
 from collabedit.crypto.ckks.wire import Chunk, Form, encode_chunk
+from collabedit.errors import CryptoError
 
 BATCH = 8
 """Chunks that are transformed together; 16 is SEAL's limit, and memory is what they cost."""
@@ -32,17 +37,6 @@ class Uploader:
         self.parameters: CkksParameters = key.parameters
         self.form = Form.SEEDED if isinstance(key, SecretKey) else Form.PAIR
         self._encryptor = seal_context(self.parameters).encryptor(key.seal_key())
-
-    def encrypt(
-        self, values: npt.NDArray[np.float64], packing: Packing, *, first: int, chunks: int
-    ) -> list[bytes]:
-        """Encrypt part of a vector of reals; see `encrypt_integers`.
-
-        Raises:
-            NumericError: a value is not finite or beyond the bound.
-        """
-        integers = packing.fixed_point.encode(values).view(np.int64)
-        return self.encrypt_integers(integers, packing, first=first, chunks=chunks)
 
     def encrypt_integers(
         self, integers: npt.NDArray[np.int64], packing: Packing, *, first: int, chunks: int
@@ -101,31 +95,71 @@ def encrypt_vector(
 
     Raises:
         NumericError: a value is not finite or beyond the bound; at the first chunk.
+        CryptoError: a worker process died.
         ValueError: parameters differ, or the vector is empty.
     """
-    if packing.parameters != key.parameters:
-        raise ValueError("the packing and the key have different parameters")
-    if values.ndim != 1 or not len(values):
-        raise ValueError("a vector with one number at least is encrypted")
-    chunks = packing.parameters.chunks(len(values))
+    _check_vector(key, values, packing)
     size = BATCH * packing.parameters.ring_degree
     for start in range(0, len(values), size):
         packing.fixed_point.check(values[start : start + size])
+
+    def encode(part: slice) -> npt.NDArray[np.int64]:
+        return packing.fixed_point.encode(values[part]).view(np.int64)
+
+    yield from _encrypt(key, encode, len(values), packing, processes)
+
+
+def encrypt_integers(
+    key: SecretKey, integers: npt.NDArray[np.int64], packing: Packing, *, processes: int = 0
+) -> Iterator[bytes]:
+    """Encrypt a vector of fixed-point integers like `encrypt_vector`.
+
+    Raises:
+        NumericError: an integer is beyond the bound; at the first chunk.
+        CryptoError: a worker process died.
+        ValueError: parameters differ, or the vector is empty.
+    """
+    _check_vector(key, integers, packing)
+    packing.check_integers(integers)
+    yield from _encrypt(key, lambda part: integers[part], len(integers), packing, processes)
+
+
+def _check_vector(
+    key: SecretKey | PublicKey,
+    vector: npt.NDArray[np.float64] | npt.NDArray[np.int64],
+    packing: Packing,
+) -> None:
+    if packing.parameters != key.parameters:
+        raise ValueError("the packing and the key have different parameters")
+    if vector.ndim != 1 or not len(vector):
+        raise ValueError("a vector with one number at least is encrypted")
+
+
+def _encrypt(
+    key: SecretKey | PublicKey,
+    encode: Callable[[slice], npt.NDArray[np.int64]],
+    values: int,
+    packing: Packing,
+    processes: int,
+) -> Iterator[bytes]:
+    """Encrypt part after part; with workers, two parts ahead for each."""
+    degree, chunks = packing.parameters.ring_degree, packing.parameters.chunks(values)
     parts = (
-        (values[start : start + size], start // packing.parameters.ring_degree)
-        for start in range(0, len(values), size)
+        (encode(slice(first * degree, min((first + BATCH) * degree, values))), first)
+        for first in range(0, chunks, BATCH)
     )
     if not processes:
         uploader = Uploader(key)
         for part, first in parts:
-            yield from uploader.encrypt(part, packing, first=first, chunks=chunks)
+            yield from uploader.encrypt_integers(part, packing, first=first, chunks=chunks)
         return
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
         initargs=(key.parameters, isinstance(key, SecretKey), key.to_bytes()),
-    ) as pool:
+    )
+    try:
         waiting: deque[Future[list[bytes]]] = deque()
         for part, first in parts:
             waiting.append(pool.submit(_work, part, packing, first, chunks))
@@ -133,27 +167,12 @@ def encrypt_vector(
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
-
-
-def encrypt_integers(
-    key: SecretKey, integers: npt.NDArray[np.int64], packing: Packing
-) -> Iterator[bytes]:
-    """Encrypt a vector of fixed-point integers like `encrypt_vector`, in this process.
-
-    Raises:
-        NumericError: an integer is beyond the bound; at the first chunk.
-        ValueError: parameters differ, or the vector is empty.
-    """
-    if packing.parameters != key.parameters:
-        raise ValueError("the packing and the key have different parameters")
-    if integers.ndim != 1 or not len(integers):
-        raise ValueError("a vector with one number at least is encrypted")
-    packing.check_integers(integers)
-    uploader, degree = Uploader(key), packing.parameters.ring_degree
-    chunks = packing.parameters.chunks(len(integers))
-    for first in range(0, chunks, BATCH):
-        part = integers[first * degree : (first + BATCH) * degree]
-        yield from uploader.encrypt_integers(part, packing, first=first, chunks=chunks)
+    except BrokenProcessPool as error:
+        raise CryptoError(
+            "a worker process that encrypts ended early, for want of memory perhaps: use fewer"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 _WORKERS: list[Uploader] = []
@@ -161,11 +180,22 @@ _WORKERS: list[Uploader] = []
 
 
 def _start_worker(parameters: CkksParameters, is_secret: bool, key: bytes) -> None:  # noqa: FBT001
+    # Ctrl-C reaches the whole group; the parent ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     kind = SecretKey if is_secret else PublicKey
     _WORKERS.append(Uploader(kind.from_bytes(parameters, key)))
 
 
+def _end_with_parent() -> None:
+    """End this worker, which has the key, when its parent is gone: a killed one cannot say so."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _work(
-    values: npt.NDArray[np.float64], packing: Packing, first: int, chunks: int
+    integers: npt.NDArray[np.int64], packing: Packing, first: int, chunks: int
 ) -> list[bytes]:
-    return _WORKERS[0].encrypt(values, packing, first=first, chunks=chunks)
+    return _WORKERS[0].encrypt_integers(integers, packing, first=first, chunks=chunks)

@@ -32,10 +32,13 @@ MAX_PRIME_BITS: Final = 60
 """SEAL's own limits for coefficient primes are 2 and 60 bits."""
 
 FRESH_NOISE: Final = 21
-"""Largest |error| of a coefficient of a fresh symmetric ciphertext.
+"""Largest |error| of a coefficient of a fresh symmetric ciphertext, by construction.
 
-SEAL 4 draws errors from a centred binomial distribution of 42 bits (`util/rlwe.cpp`,
-`sample_poly_cbd`), or, built otherwise, from a normal one cut at 6·3.2 = 19.2 (`globals.h`)."""
+SEAL draws an error as the ones among 21 random bits less the ones among 21 others: six bytes, of
+which the third and the last are cut to five bits (`native/src/seal/util/rlwe.cpp`,
+`sample_poly_cbd`). Built with SEAL_USE_GAUSSIAN_NOISE, it would draw from a normal distribution cut
+at 6·3.2 = 19.2 (`globals.h`), so the bound holds in either case. LIMITATIONS says which the wheel
+does, and how that is known."""
 
 _WITNESSES: Final = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 """Miller-Rabin with these is exact below 3.3·10^24 (Sorenson and Webster 2015)."""

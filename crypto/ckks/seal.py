@@ -33,8 +33,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from collabedit.crypto.ckks.modular import Residues
-from collabedit.crypto.ckks.parameters import CkksParameters
+from collabedit.crypto.ckks.modular import Residues, to_centred
+from collabedit.crypto.ckks.parameters import FRESH_NOISE, CkksParameters
 from collabedit.errors import CryptoError, InputError
 
 try:
@@ -61,13 +61,17 @@ _CORRECTION_FACTOR: Final = 1
 """Used by BGV only."""
 _PAIR: Final = 2
 
+_VARIANCES: Final = (7.0, 14.0)
+"""Of the n errors of one polynomial. SEAL's own is 10.5, and at n = 1024 these are more than seven
+standard deviations, 10.5·√(2/n), away."""
+
 
 class SealContext:
     """One set of parameters, ready for use. Safe to use from several threads, one after another.
 
     Raises:
-        InputError: SEAL refuses the parameters or chooses other primes, or the system has no
-            anonymous files.
+        InputError: SEAL refuses the parameters, chooses other primes or draws other noise, or the
+            system has no anonymous files.
     """
 
     def __init__(self, parameters: CkksParameters) -> None:
@@ -94,6 +98,15 @@ class SealContext:
         # waste.
         self._single = [_context(parameters.ring_degree, [prime]) for prime in chosen]
         self._version = self._save(sealapi.Ciphertext())[3:5]
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        """Refuse a SEAL whose noise is none, or is beyond what flooding is laid out for."""
+        key = self.generate_key()
+        errors = self.fresh_errors(key, self.encryptor(key))
+        least, most = _VARIANCES
+        if np.abs(errors).max() > FRESH_NOISE or not least < float(np.mean(errors**2)) < most:
+            raise InputError("this version of SEAL draws other noise; install the pinned one")
 
     # Files and frames
 
@@ -246,6 +259,12 @@ class SealContext:
         if len(polynomials) != 1 or len(seed) != SEED_BYTES or rest[_HEADER.size] != _BLAKE2XB:
             raise CryptoError("this version of SEAL writes seeds in another form")
         return polynomials[0], seed
+
+    def fresh_errors(self, key: Handle, encryptor: Handle) -> npt.NDArray[np.int64]:
+        """Encrypt zero under a secret key and return the errors that were drawn for it, [n]."""
+        zero, seed = self.encrypt_zero(encryptor)
+        phase = self.phase_of_seeds(key, zero, [seed])[0]
+        return to_centred(self.from_ntt(phase[None])[0], self.parameters.data_prime)
 
     def encrypt_zero_public(self, encryptor: Handle) -> Residues:
         """Encrypt zero under a public key: both polynomials, [2, primes, n]."""

@@ -6,7 +6,8 @@ tiles like a masked one. What the opener is offered are the contributors' seeds 
 the sum; what it returns are the opened integers, as words again.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,26 +60,40 @@ def task_chunks(plan: Plan, task: TaskIndex) -> int:
     return chunks(plan.statistics_length(task))
 
 
-def upload_words(data: Iterator[bytes], checks: RingArray) -> RingArray:
-    """Put an upload together: chunks, then check elements."""
-    encrypted = np.frombuffer(b"".join(data), dtype="<u8").astype(WORDS.dtype)
-    return np.concatenate([encrypted, checks])
+class Words(Protocol):
+    """A vector of which slices are read: an array, or a file of one."""
+
+    def __getitem__(self, bounds: slice, /) -> RingArray:
+        """Return the elements from `bounds.start` up to `bounds.stop`."""
 
 
-def split_upload(
-    plan: Plan, task: TaskIndex, words: RingArray
-) -> tuple[npt.NDArray[np.uint8], RingArray]:
-    """Take an upload apart: its chunks as bytes, [chunks, bytes], and its check elements."""
-    count = task_chunks(plan, task)
-    stop = count * CHUNK_WORDS
-    encrypted = np.ascontiguousarray(words[:stop]).astype("<u8", copy=False).view(np.uint8)
-    return encrypted.reshape(count, CHUNK_BYTES), words[stop:]
+def chunk_words(first: int, stop: int) -> slice:
+    """Return where an upload has its chunks from `first` up to `stop`."""
+    return slice(first * CHUNK_WORDS, stop * CHUNK_WORDS)
 
 
-def upload_seeds(plan: Plan, task: TaskIndex, words: RingArray) -> bytes:
+def check_words(plan: Plan, task: TaskIndex) -> slice:
+    """Return where an upload has its check elements."""
+    return slice(task_chunks(plan, task) * CHUNK_WORDS, plan.upload_length(task))
+
+
+def split_chunks(words: RingArray) -> npt.NDArray[np.uint8]:
+    """Take whole chunks of an upload apart: [chunks, bytes]."""
+    octets = np.ascontiguousarray(words).astype("<u8", copy=False).view(np.uint8)
+    return octets.reshape(-1, CHUNK_BYTES)
+
+
+def chunk_seeds(chunks: npt.NDArray[np.uint8]) -> bytes:
+    """Return the seeds of chunks, one after the other."""
+    return chunks[:, HEADER_BYTES : HEADER_BYTES + SEED_BYTES].tobytes()
+
+
+def upload_seeds(plan: Plan, task: TaskIndex, words: Words) -> bytes:
     """Return the seeds of an upload's chunks, one after the other."""
-    encrypted, _ = split_upload(plan, task, words)
-    return encrypted[:, HEADER_BYTES : HEADER_BYTES + SEED_BYTES].tobytes()
+    return b"".join(
+        chunk_seeds(split_chunks(words[chunk_words(index, index + 1)]))
+        for index in range(task_chunks(plan, task))
+    )
 
 
 def seeds_digest(seeds: bytes) -> bytes:

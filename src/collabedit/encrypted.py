@@ -17,7 +17,8 @@ GUARD_PRIME: Final = 1152921504606748673
 """As `choose_primes` finds them."""
 
 UPLOAD_NOISE: Final = 21
-"""Largest error of a number of one upload."""
+"""Largest error of a number of one upload: what SEAL's sampler cannot exceed
+(`crypto.ckks.parameters.FRESH_NOISE`)."""
 
 STATISTICAL_BITS: Final = 40
 """What a released sum tells of the key is within 2^-40 of nothing."""

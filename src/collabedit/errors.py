@@ -22,6 +22,7 @@
     ├── TransportError                  6   the network or TLS
     ├── AcceptanceError                 7   a run finished but missed a stated bound
     ├── StorageError                    8   a disk is full, read-only or damaged
+    │   ├── DamagedUploadError              a stored upload: missing or damaged, its sum is lost
     │   ├── JournalError                    a journal: damaged, in use, or of another session
     │   └── MemoryFileError                 past edits: damaged, of another key or history
     ├── DeclinedError                   9   the operator looked at what was decided, and left
@@ -212,6 +213,10 @@ class StorageError(CollabEditError):
 
 class JournalError(StorageError):
     """A journal is damaged, in use by another process, or belongs to another session."""
+
+
+class DamagedUploadError(StorageError):
+    """A stored upload is gone, too short or altered: its task cannot be summed any more."""
 
 
 class MemoryFileError(StorageError):

@@ -52,6 +52,8 @@ from collabedit.proto.codec import decode_packet, encode_packet
 from collabedit.proto.envelope import first_chain, next_chain
 from collabedit.proto.messages import Context, Packet
 from collabedit.proto.statements import RefusalError
+from collabedit.recorder import Recorder
+from collabedit.recording import Delivery
 from collabedit.sketch import LowRankUpdate, Matrix
 
 Contribute: TypeAlias = Callable[[PartyId, TaskIndex], Matrix | Statistics]
@@ -104,25 +106,6 @@ class Faults:
     crash_before: Mapping[PartyId, str] = field(default_factory=dict)
     crash_after_frames: Mapping[PartyId, int] = field(default_factory=dict)
     crash_task: TaskIndex = _FIRST_TASK
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One thing that crossed the network, as its receiver saw it.
-
-    Attributes:
-        sender: who sent it.
-        receiver: who got it.
-        task: in which task.
-        kind: `packet`, `frame`, `bundle`, or `sum` for what the opener of an encrypted sum gets.
-        data: the bytes.
-    """
-
-    sender: PartyId
-    receiver: PartyId
-    task: TaskIndex
-    kind: str
-    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +177,7 @@ class Simulation:
         observer: of the aggregator's events.
         journal: opens the aggregator's journal, for sessions in which it is restarted.
         keep_transcript: large sessions have no room for a copy of every upload.
+        recorder: keeps the transcript, sums and updates on disk.
         encoded: shown what parties alone know, for controls without a defence and for collusion.
     """
 
@@ -209,6 +193,7 @@ class Simulation:
         observer: Observer | None = None,
         journal: Callable[[], Journal] = Journal.in_memory,
         keep_transcript: bool = True,
+        recorder: Recorder | None = None,
         encoded: Encoded | None = None,
     ) -> None:
         self._plan = plan
@@ -221,8 +206,11 @@ class Simulation:
         self._open_journal = journal
         self._vote: CastVote = accept_all
         self._keep_transcript = keep_transcript
+        self._recorder = recorder
         self._show_encoded = encoded
         self.coordinator = self._start_aggregator()
+        if recorder is not None:
+            recorder.begin(self.coordinator.session_id)
         self._chain = first_chain(plan.digest, self.coordinator.session_id)
         self._parties: dict[PartyId, _Party] = {}
         self._queue: list[tuple[int, int, Delivery]] = []
@@ -365,10 +353,13 @@ class Simulation:
 
     def _drive(self, task: TaskIndex) -> None:
         """Do what the aggregator does when nothing comes any more."""
-        if isinstance(self.coordinator.state, Summing | Opening):
+        state = self.coordinator.state
+        if isinstance(state, Summing | Opening):
             opened = self.coordinator.open_pending()
             if opened is not None:
                 self._sums[task] = opened.total
+                if self._recorder is not None:
+                    self._recorder.open_sum(task, state.survivors, opened.total)
         elif self.coordinator.position[0] == task:
             self.coordinator.close_round()
 
@@ -388,8 +379,11 @@ class Simulation:
             self._collect(task)
 
     def _record(self, delivery: Delivery) -> None:
+        delivery = replace(delivery, at=self._clock)
         if self._keep_transcript:
             self._transcript.append(delivery)
+        if self._recorder is not None:
+            self._recorder.deliver(delivery)
 
     def _collect(self, task: TaskIndex) -> None:
         for party in self._plan.party_ids:
@@ -447,6 +441,8 @@ class Simulation:
             if self._plan.counting(task) is None:
                 updates = released.opened.updates
                 self._updates[task] = self._parties[party].updates = updates
+                if self._recorder is not None:
+                    self._recorder.verify(task, updates)
                 vote = self._vote(party, updates) if self._plan.is_voted(task) else Vote.NONE
             event = s.UpdateFetched(hashlib.sha256(bundle).digest(), vote)
         except UnverifiedError as error:

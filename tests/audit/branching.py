@@ -21,12 +21,18 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from collabedit.aggregator.states import CollectingOpening
+from collabedit.crypto.ring import RingArray
 from collabedit.exchange import FRAME_HEADER, TileLayout
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
+from collabedit.party import states as s
+from collabedit.party.contribution import contributed_vector
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_packet
-from collabedit.simulation import Delivery, Simulation
+from collabedit.recording import Delivery
+from collabedit.simulation import Simulation
 
 MOMENTS: Mapping[str, str] = {
     "r0": "before its Advertise",
@@ -41,6 +47,14 @@ MOMENTS: Mapping[str, str] = {
 }
 """When a party falls silent. The name starts with the round."""
 
+ENCRYPTED_MOMENTS: Mapping[str, str] = {
+    **{name: when for name, when in MOMENTS.items() if name < "r5"},
+    "r5-none": "before the opener's first frame of what it opened",
+    "r5-all": "after the opener's upload, before its SumOpened",
+    "r6": MOMENTS["r6"],
+}
+"""The same with encrypted sums, in whose r5 the opener alone says something."""
+
 _STATEMENTS = {
     m.KINDS[m.Advertise]: ("r0",),
     m.KINDS[m.ShareKeys]: ("r1",),
@@ -48,6 +62,7 @@ _STATEMENTS = {
     m.KINDS[m.Contribute]: ("r3-all",),
     m.KINDS[m.ConfirmSurvivors]: ("r4",),
     m.KINDS[m.Unmask]: ("r5",),
+    m.KINDS[m.SumOpened]: ("r5-all",),
     m.KINDS[m.VerifyUpdate]: ("r6",),
 }
 
@@ -145,7 +160,25 @@ class Branches:
         os._exit(0)
 
 
-class BranchingSimulation(Simulation):
+class RecordingSimulation(Simulation):
+    """A simulation that keeps what each party contributes, before masks or encryption."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  those of its base
+        super().__init__(*arguments, **named)
+        self.contributed: dict[PartyId, RingArray] = {}
+
+    def _upload(
+        self,
+        task: TaskIndex,
+        party: PartyId,
+        state: s.Contributing,
+        brought: bytes | memoryview,
+    ) -> None:
+        self.contributed[party] = contributed_vector(state.setup, brought, state.group_secret)
+        super()._upload(task, party, state, brought)
+
+
+class BranchingSimulation(RecordingSimulation):
     """A simulation whose process forks when the first answer of each moment arrives.
 
     By then every party's answer of that moment is in flight, for without delays all of them were
@@ -157,7 +190,7 @@ class BranchingSimulation(Simulation):
     _lost: frozenset[PartyId] = frozenset()
 
     def _to_aggregator(self, delivery: Delivery) -> None:
-        for moment in moments_of(delivery):
+        for moment in self._moments_of(delivery):
             if moment in self._passed or self.branches.case is not None:
                 continue
             self._passed |= {moment}
@@ -168,6 +201,11 @@ class BranchingSimulation(Simulation):
             self._transcript.pop()
             return
         super()._to_aggregator(delivery)
+
+    def _moments_of(self, delivery: Delivery) -> tuple[str, ...]:
+        if delivery.kind == "frame" and isinstance(self.coordinator.state, CollectingOpening):
+            return ("r5-none",)
+        return moments_of(delivery)
 
     def _was_sent(self, delivery: Delivery) -> bool:
         """Whether a lost party sent this before it fell silent."""
@@ -183,7 +221,9 @@ class BranchingSimulation(Simulation):
         self._lost = case.lost
         in_flight = [arriving, *(delivery for _, _, delivery in self._queue)]
         unsent = {d.sender for d in in_flight if d.sender in case.lost and not self._was_sent(d)}
-        assert unsent == case.lost, "a party had not come to this moment"
+        # In r5 of an encrypted sum the opener alone has something to say.
+        speaking = {arriving.sender} if case.moment.startswith("r5-") else case.lost
+        assert unsent == case.lost & speaking, "a party had not come to this moment"
         assert all(d.receiver == AGGREGATOR for d in in_flight)
         for party in case.lost:
             self._parties[party].silent = True

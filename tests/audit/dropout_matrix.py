@@ -11,7 +11,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +19,19 @@ import numpy as np
 from rich.table import Table
 
 from collabedit.crypto.graph import plan_neighbourhood
+from collabedit.encrypted import CHUNK_BYTES
 from collabedit.errors import AbortReason
 from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.threat_model import proposed_corruptions
 from tests.audit import dropouts
-from tests.audit.branching import MOMENTS, Branches, BranchingSimulation, Case, transcript_digest
+from tests.audit.branching import (
+    ENCRYPTED_MOMENTS,
+    MOMENTS,
+    Branches,
+    BranchingSimulation,
+    Case,
+    transcript_digest,
+)
 from tests.audit.consoles import wide_console
 from tests.support.federations import TestFederation, build_federation
 from tests.support.randomness import InsecureTestRandomness
@@ -44,6 +52,27 @@ SPARSE_FROM = 40
 ALL_COUNTS_TO = 40
 """Parties up to which the sparse graph gets every number of lost parties; above, five of them. The
 full graph always gets all."""
+
+
+BACKENDS = ("masked", "ckks")
+
+ENCRYPTED_PARTIES = (3, 5, 10, 40)
+"""How many parties the encrypted federations have, of those that are asked for."""
+
+
+def build_encrypted(parties: int, *, seed: int) -> TestFederation:
+    """Build a federation whose parties upload ciphertexts: one chunk, in about `TILES` frames."""
+    return build_federation(
+        parties,
+        seed=seed,
+        mapped=MAPPED,
+        outputs=OUTPUTS,
+        edits_each=EDITS_EACH,
+        tile_bytes=64 * -(-CHUNK_BYTES // (64 * TILES)),
+        backend='"ckks"',
+        closed="check_columns = 2",
+        fractional_bits=34,
+    )
 
 
 def build(parties: int, *, seed: int, corruptions: int | None = None) -> TestFederation:
@@ -79,12 +108,28 @@ def cases_of(federation: TestFederation, *, seed: int) -> list[Case]:
     """List the cells: every moment with every number of lost parties, drawn from the seed."""
     everybody = federation.plan.party_ids
     cases = []
-    for number, moment in enumerate(MOMENTS):
+    for number, moment in enumerate(moments_of(federation)):
         for count in counts_of(federation):
             rng = np.random.default_rng([seed, len(everybody), number, count])
-            lost = rng.choice(np.array(everybody), size=count, replace=False)
-            cases.append(Case(moment, frozenset(PartyId(int(party)) for party in lost)))
+            lost = _draw(rng, everybody, count)
+            if not federation.plan.is_encrypted or moment < "r4" or not count:
+                cases.append(Case(moment, lost))
+                continue
+            # Of an encrypted sum that is fixed once with its opener among them, and once without.
+            opener, *others = everybody
+            cases.append(Case(moment, _draw(rng, others, count)))
+            cases.append(Case(moment, _draw(rng, others, count - 1) | {opener}))
     return cases
+
+
+def moments_of(federation: TestFederation) -> Mapping[str, str]:
+    """When parties can fall silent."""
+    return ENCRYPTED_MOMENTS if federation.plan.is_encrypted else MOMENTS
+
+
+def _draw(rng: np.random.Generator, parties: Sequence[PartyId], count: int) -> frozenset[PartyId]:
+    lost = rng.choice(np.array(parties), size=count, replace=False)
+    return frozenset(PartyId(int(party)) for party in lost)
 
 
 @contextmanager
@@ -117,7 +162,9 @@ def run_cells(federation: TestFederation, *, seed: int, jobs: int) -> list[dict[
             )
             simulation.branches = branches
             try:
-                outcome = simulation.run(federation.contribute, witness.apply)
+                closed = federation.plan.is_closed(dropouts.TASK)
+                contribute = federation.statistics if closed else federation.contribute
+                outcome = simulation.run(contribute, witness.apply)
             except BaseException as error:
                 if branches.case is not None:
                     failure = f"{type(error).__name__}: {error}"
@@ -130,7 +177,10 @@ def run_cells(federation: TestFederation, *, seed: int, jobs: int) -> list[dict[
                         "opened": len(outcome.sums),
                         "survivors": dropouts.survivors(federation, case, outcome),
                         "applied": len(witness.applied),
-                        "transcript": transcript_digest(outcome.transcript),
+                        # Ciphertexts have the library's randomness.
+                        "transcript": None
+                        if federation.plan.is_encrypted
+                        else transcript_digest(outcome.transcript),
                         "failures": dropouts.failures(
                             federation,
                             case,
@@ -144,7 +194,7 @@ def run_cells(federation: TestFederation, *, seed: int, jobs: int) -> list[dict[
                 )
             results = branches.results()
     assert len(results) == len(branches.cases)
-    order = list(MOMENTS)
+    order = list(moments_of(federation))
     results.sort(key=lambda result: (order.index(result[0].moment), len(result[0].lost)))
     return [_cell(federation, case, result) for case, result in results]
 
@@ -156,8 +206,10 @@ def _cell(federation: TestFederation, case: Case, result: dict[str, object]) -> 
         "parties": len(federation.plan.party_ids),
         "threshold": federation.plan.threshold,
         "graph": _graph(federation),
+        "backend": federation.plan.aggregation.backend,
         "round": case.moment[:2],
-        "moment": MOMENTS[case.moment],
+        "moment": moments_of(federation)[case.moment],
+        "opener_lost": _loses_opener(federation, case),
         "dropped": len(case.lost),
         "dropped_parties": sorted(case.lost),
         "outcome": outcome,
@@ -169,6 +221,13 @@ def _cell(federation: TestFederation, case: Case, result: dict[str, object]) -> 
         "failures": result["failures"],
         "seconds": result.get("seconds"),
     }
+
+
+def _loses_opener(federation: TestFederation, case: Case) -> bool | None:
+    """Whether who is to open the sum is lost when that is fixed; None where there is nobody."""
+    if not federation.plan.is_encrypted or case.moment < "r4":
+        return None
+    return min(federation.plan.party_ids) in case.lost
 
 
 def _graph(federation: TestFederation) -> str:
@@ -186,6 +245,7 @@ def _table(cells: Sequence[dict[str, object]]) -> Table:
         "N",
         "t",
         "graph",
+        "backend",
         "lost",
         "0 .. N-t lost",
         "N-t+1 lost",
@@ -195,19 +255,22 @@ def _table(cells: Sequence[dict[str, object]]) -> Table:
         table.add_column(heading, justify="right" if heading in {"N", "t"} else "left")
     rows: dict[tuple[object, ...], list[dict[str, object]]] = {}
     for cell in cells:
-        key = tuple(cell[name] for name in ("parties", "threshold", "graph", "round", "moment"))
+        names = ("parties", "threshold", "graph", "backend", "round", "moment")
+        # Without any loss the opener is there.
+        key = *(cell[name] for name in names), bool(cell["opener_lost"])
         rows.setdefault(key, []).append(cell)
     last = None
-    for (parties, threshold, graph, round_name, moment), row in rows.items():
-        if last not in {None, (parties, graph)}:
+    for (parties, threshold, graph, backend, round_name, moment, opener), row in rows.items():
+        if last not in {None, (parties, graph, backend)}:
             table.add_section()
-        last = parties, graph
+        last = parties, graph, backend
         *within, beyond = row
         table.add_row(
             str(parties),
             str(threshold),
             str(graph),
-            f"{round_name} {moment}",
+            str(backend),
+            f"{round_name} {moment}" + (", opener too" if opener else ""),
             _summary(within),
             _summary([beyond]),
             str(beyond["sums_opened"]),
@@ -230,11 +293,29 @@ def _cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def _federations(chosen: argparse.Namespace) -> Iterator[TestFederation]:
+    if "masked" in chosen.backends:
+        if "full" in chosen.graphs:
+            for parties in chosen.parties:
+                yield build(parties, seed=chosen.seed)
+        if "sparse" in chosen.graphs:
+            for parties in chosen.parties:
+                if parties >= SPARSE_FROM:
+                    corruptions = proposed_corruptions(parties)
+                    yield build(parties, seed=chosen.seed, corruptions=corruptions)
+    # Ciphertexts are for the full graph.
+    if "ckks" in chosen.backends and "full" in chosen.graphs:
+        for parties in chosen.parties:
+            if parties in ENCRYPTED_PARTIES:
+                yield build_encrypted(parties, seed=chosen.seed)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the matrix; return the exit status."""
     parser = argparse.ArgumentParser(description="Lose parties in every round and check the sum.")
     parser.add_argument("--parties", type=int, nargs="+", default=PARTIES, metavar="N")
     parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=GRAPHS)
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--seed", type=int, default=0, help="of keys, matrices and lost parties")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at once")
     parser.add_argument("--out", type=Path, default=Path("out/dropout-matrix.json"))
@@ -243,14 +324,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cells: list[dict[str, object]] = []
     federations = []
     began, used = time.monotonic(), _cpu_seconds()
-    plans: list[tuple[int, int | None]] = []
-    if "full" in chosen.graphs:
-        plans += [(parties, None) for parties in chosen.parties]
-    if "sparse" in chosen.graphs:
-        plans += [(n, proposed_corruptions(n)) for n in chosen.parties if n >= SPARSE_FROM]
-    for parties, corruptions in plans:
+    for federation in _federations(chosen):
         started = time.monotonic()
-        federation = build(parties, seed=chosen.seed, corruptions=corruptions)
+        parties = len(federation.plan.party_ids)
         cells += run_cells(federation, seed=chosen.seed, jobs=chosen.jobs)
         seconds = round(time.monotonic() - started, 1)
         federations.append(
@@ -258,12 +334,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "parties": parties,
                 "threshold": federation.plan.threshold,
                 "graph": _graph(federation),
-                "corruptions": corruptions,
+                "backend": federation.plan.aggregation.backend,
+                "corruptions": federation.plan.federation.corruptions,
                 "degree": plan_neighbourhood(federation.plan, parties, task=dropouts.TASK).degree,
                 "seconds": seconds,
             }
         )
-        problems.print(f"N = {parties}, {_graph(federation)} graph: {seconds} s", style="dim")
+        kind = f"{_graph(federation)} graph, {federation.plan.aggregation.backend}"
+        problems.print(f"N = {parties}, {kind}: {seconds} s", style="dim")
     failed = [cell for cell in cells if not cell["ok"]]
     record = {
         "record": "dropout-matrix",
@@ -273,7 +351,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "outputs": OUTPUTS,
             "edits_each": EDITS_EACH,
             "relative_error_bound": dropouts.RELATIVE_ERROR,
-            "abort_expected": AbortReason.BELOW_THRESHOLD.name,
+            "relative_error_bound_ckks": dropouts.ENCRYPTED_ERROR,
+            "aborts_expected": [
+                AbortReason.BELOW_THRESHOLD.name,
+                AbortReason.OPENER_GONE.name,
+            ],
             "jobs": chosen.jobs,
             "cpus": os.cpu_count(),
             "python": platform.python_version(),
@@ -290,7 +372,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(_table(cells))
     console.print(f"{len(cells)} cells, {len(failed)} failed, {record['seconds']} s; {chosen.out}")
     for cell in failed:
-        where = f"N={cell['parties']} {cell['graph']} {cell['moment']} {cell['dropped']} lost"
+        kind = f"{cell['graph']} {cell['backend']}"
+        where = f"N={cell['parties']} {kind} {cell['moment']} {cell['dropped_parties']} lost"
         problems.print(f"{where}: {cell['failures']}", style="red", markup=False)
     return 1 if failed else 0
 

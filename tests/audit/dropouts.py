@@ -15,6 +15,18 @@ With N parties, threshold t and d lost parties:
 * d = N - t + 1, lost in r6: the sum was opened before, once, over all N parties, and is exact:
   that is no disclosure beyond what the plan allows. The t - 1 statements on the update are too few,
   so BELOW_THRESHOLD, no task is recorded, and no party applies the update.
+
+With encrypted sums no shares are revealed, and the opener matters, which is the lowest id of the
+contributors:
+
+* Lost in r0 to r3: as above. Whoever contributed and has the lowest id opens.
+* Lost in r4, d <= N - t, the opener among them: OPENER_GONE, the opener is the culprit, and nobody
+  was offered the sum. Without the opener among them: exact, over everybody.
+* Lost in r5, the opener among them: OPENER_GONE, however many others are lost. Nobody else is
+  offered the sum. Without it nobody notices before r6.
+* d = N - t + 1 lost in r5 without the opener, or in r6: the sum was opened before, as above in r6.
+
+The sum is bit for bit that of what parties contributed before they encrypted.
 """
 
 from collections.abc import Mapping
@@ -30,9 +42,10 @@ from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party import states as s
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_packet
+from collabedit.recording import Delivery
 from collabedit.simulation import Outcome, Simulation
 from collabedit.sketch import LowRankUpdate, Matrix
-from tests.audit.branching import Case
+from tests.audit.branching import Case, RecordingSimulation
 from tests.support.federations import TestFederation
 
 TASK = TaskIndex(0)
@@ -40,6 +53,8 @@ LAYER = LayerIndex(0)
 RELATIVE_ERROR = 1e-9
 """Of the merged update against the centralised one, in the Frobenius norm; fixed point is why it
 is not zero. The same bound as in the tests of simulation, session and network."""
+ENCRYPTED_ERROR = 1e-7
+"""With the fewer fractional bits that ciphertexts have room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +64,16 @@ class Expectation:
     Attributes:
         survivors: whose vectors are in the sum, empty if none may be opened.
         applies: who applies the update.
-        aborts: whether the session ends with BELOW_THRESHOLD.
+        reason: for which the session ends; None if it does not.
+        culprit: who is blamed for that.
+        silent: the round in which lost parties are missed.
     """
 
     survivors: frozenset[PartyId]
     applies: frozenset[PartyId]
-    aborts: bool
+    reason: AbortReason | None = None
+    culprit: PartyId | None = None
+    silent: str = ""
 
 
 def expectation(federation: TestFederation, case: Case) -> Expectation:
@@ -63,10 +82,19 @@ def expectation(federation: TestFederation, case: Case) -> Expectation:
     everybody = frozenset(plan.party_ids)
     left = everybody - case.lost
     contributed = left if case.moment < "r4" else everybody
-    if len(left) >= plan.threshold:
-        return Expectation(contributed, left, aborts=False)
-    opened = everybody if case.moment == "r6" else frozenset[PartyId]()
-    return Expectation(opened, frozenset(), aborts=True)
+    silent = case.moment[:2]
+    nobody = frozenset[PartyId]()
+    if plan.is_encrypted and silent == "r5":
+        opener = min(everybody)
+        if opener in case.lost:
+            return Expectation(nobody, nobody, AbortReason.OPENER_GONE, opener)
+        silent = "r6"
+    if len(left) < plan.threshold:
+        opened = everybody if silent == "r6" else nobody
+        return Expectation(opened, nobody, AbortReason.BELOW_THRESHOLD)
+    if plan.is_encrypted and silent == "r4" and min(everybody) in case.lost:
+        return Expectation(nobody, nobody, AbortReason.OPENER_GONE, min(everybody))
+    return Expectation(contributed, left, silent=silent)
 
 
 def survivors(federation: TestFederation, case: Case, outcome: Outcome) -> list[PartyId]:
@@ -94,12 +122,18 @@ class Witness:
         self.events.append(event)
 
 
-def plain_sum(federation: TestFederation, survivors: frozenset[PartyId]) -> RingArray:
-    """Sum the encoded vectors in the ring without any mask."""
+def plain_sum(
+    federation: TestFederation, survivors: frozenset[PartyId], simulation: Simulation
+) -> RingArray:
+    """Sum the encoded vectors in the ring without any mask; closed ones as they were recorded."""
     encoding = plan_encoding(federation.plan)
     total: RingArray = np.zeros(federation.plan.task_length(TASK), dtype=encoding.ring.dtype)
     for party in survivors:
-        add_into(total, encoding.encode(federation.contribute(party, TASK)))
+        if federation.plan.is_closed(TASK):
+            assert isinstance(simulation, RecordingSimulation)
+            add_into(total, simulation.contributed[party])
+        else:
+            add_into(total, encoding.encode(federation.contribute(party, TASK)))
     return total
 
 
@@ -115,10 +149,12 @@ def failures(
     """Return every way in which a cell is not what it must be; empty if it is."""
     expected = expectation(federation, case)
     found = _check_end(federation, case, expected, outcome)
-    found += _check_sum(federation, expected, outcome, witness)
+    found += _check_sum(federation, expected, simulation, outcome, witness)
     found += _check_updates(federation, expected, witness)
-    if expected.aborts:
-        found += _check_nothing_more(federation, case, simulation, outcome)
+    if expected.reason is not None:
+        found += _check_nothing_more(federation, case, expected, simulation, outcome)
+    if federation.plan.is_encrypted:
+        found += _check_offers(federation, case, outcome)
     if outcome.refusals:
         found.append(f"{len(outcome.refusals)} messages were refused though nobody lied")
     # The released update is a file, too, and stays for who fetches it late.
@@ -134,14 +170,17 @@ def _check_end(
     found = []
     left = frozenset(federation.plan.party_ids) - case.lost
     reason = outcome.aborted.reason if outcome.aborted else None
-    wanted = AbortReason.BELOW_THRESHOLD if expected.aborts else None
+    culprit = outcome.aborted.culprit if outcome.aborted else None
+    wanted = expected.reason
     if reason is not wanted:
         found.append(f"the session ended with {reason!r}, not {wanted!r}")
-    if len(outcome.records) != (0 if expected.aborts else 1):
+    elif culprit != expected.culprit:
+        found.append(f"party {culprit} is blamed, not {expected.culprit}")
+    if len(outcome.records) != (1 if expected.reason is None else 0):
         found.append(f"{len(outcome.records)} tasks are recorded as finished")
     for party in sorted(left):
         state = outcome.party_states[party]
-        if expected.aborts:
+        if expected.reason is not None:
             ended = isinstance(state, s.Aborted) and state.reason is wanted
         else:
             ended = isinstance(state, s.Completed) and state.survivors == expected.survivors
@@ -156,20 +195,25 @@ def _check_end(
         if record.survivors != expected.survivors:
             found.append(f"survivors {sorted(record.survivors)}")
         dropouts = {(dropout.party, dropout.round[:2]) for dropout in record.dropouts}
-        if dropouts != {(party, case.moment[:2]) for party in case.lost}:
+        if dropouts != {(party, expected.silent) for party in case.lost}:
             found.append(f"dropouts are recorded as {sorted(dropouts)}")
     return found
 
 
 def _check_sum(
-    federation: TestFederation, expected: Expectation, outcome: Outcome, witness: Witness
+    federation: TestFederation,
+    expected: Expectation,
+    simulation: Simulation,
+    outcome: Outcome,
+    witness: Witness,
 ) -> list[str]:
     wanted = 1 if expected.survivors else 0
     found = []
     if (len(outcome.sums), witness.events.count("opened")) != (wanted, wanted):
         found.append(f"{len(outcome.sums)} sums were opened, must be {wanted}")
     for total in outcome.sums.values():
-        differing = int((total != plain_sum(federation, expected.survivors)).sum())
+        plain = plain_sum(federation, expected.survivors, simulation)
+        differing = int((total != plain).sum())
         if differing:
             found.append(f"{differing} of {len(total)} elements of the sum are wrong")
     return found
@@ -190,12 +234,34 @@ def _check_updates(
     return [
         f"party {party}: relative error {error:.1e} to the centralised update"
         for party, error in sorted(errors.items())
-        if not error < RELATIVE_ERROR
+        if not error < (ENCRYPTED_ERROR if federation.plan.is_encrypted else RELATIVE_ERROR)
     ]
 
 
+def _check_offers(federation: TestFederation, case: Case, outcome: Outcome) -> list[str]:
+    """Of an encrypted sum: who was offered it, and that no share was revealed."""
+    left = frozenset(federation.plan.party_ids) - case.lost
+    opener = min(left if case.moment < "r4" else federation.plan.party_ids)
+    sent = [each for each in outcome.transcript if each.kind == "packet"]
+    offered = {each.receiver for each in sent if _kind_of(each) == m.KINDS[m.OfferSum]}
+    found = []
+    if offered - {opener}:
+        found.append(f"the sum was offered to {sorted(offered)}, its opener is {opener}")
+    if any(_kind_of(each) == m.KINDS[m.Unmask] for each in sent):
+        found.append("shares were revealed, and there are no masks")
+    return found
+
+
+def _kind_of(delivery: Delivery) -> int:
+    return decode_packet(delivery.data).envelope.kind
+
+
 def _check_nothing_more(
-    federation: TestFederation, case: Case, simulation: Simulation, outcome: Outcome
+    federation: TestFederation,
+    case: Case,
+    expected: Expectation,
+    simulation: Simulation,
+    outcome: Outcome,
 ) -> list[str]:
     """What an abort must not have let out (the sum itself is checked elsewhere)."""
     found: list[str] = []
@@ -210,7 +276,7 @@ def _check_nothing_more(
         released |= kind == m.KINDS[m.Release]
         if kind == m.KINDS[m.Unmask]:
             revealed.add(delivery.sender)
-    if case.moment == "r6":
+    if expected.survivors:
         return found
     if released:
         found.append("an update was released")

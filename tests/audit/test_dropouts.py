@@ -15,24 +15,32 @@ from collabedit.errors import UnexpectedMessageError
 from collabedit.exchange import TileLayout
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.proto import messages as m
-from collabedit.proto.codec import encode_packet
+from collabedit.proto.codec import decode_packet, encode_packet
 from collabedit.proto.envelope import sign_message
-from collabedit.simulation import Delivery, Faults, Outcome, Simulation
-from tests.audit.branching import MOMENTS, Case, transcript_digest
-from tests.audit.dropout_matrix import build, cases_of
+from collabedit.recording import Delivery
+from collabedit.simulation import Faults, Outcome, Simulation
+from tests.audit.branching import (
+    ENCRYPTED_MOMENTS,
+    MOMENTS,
+    Case,
+    RecordingSimulation,
+    transcript_digest,
+)
+from tests.audit.dropout_matrix import build, build_encrypted, cases_of
 from tests.audit.dropouts import Witness, failures
 from tests.support.federations import TestFederation
+from tests.support.randomness import InsecureTestRandomness
 
 ROOT = Path(__file__).parents[2]
 FIRST = TaskIndex(0)
 
 
 def run_command(
-    out: Path, *parties: int, before: str = "", graph: str = "full"
+    out: Path, *parties: int, before: str = "", graph: str = "full", backend: str = "masked"
 ) -> tuple[int, dict[str, Any]]:
     """Run the matrix in a process of its own, as `make dropout-matrix` does."""
     code = f"import sys\n{before}\nfrom tests.audit.dropout_matrix import main\nsys.exit(main())"
-    options = ["--out", str(out), "--jobs", "2", "--graphs", graph]
+    options = ["--out", str(out), "--jobs", "2", "--graphs", graph, "--backends", backend]
     done = subprocess.run(
         [sys.executable, "-c", code, *options, "--parties", *map(str, parties)],
         cwd=ROOT,
@@ -85,6 +93,68 @@ def test_every_cell_of_three_and_of_five_parties(small: tuple[int, dict[str, Any
         "aborted: BELOW_THRESHOLD": 18,
         "failed": 0,
     }
+
+
+def assert_encrypted(record: dict[str, Any], parties: int) -> None:
+    """The same of encrypted sums: each number of lost parties with the opener and without."""
+    cells = record["cells"]
+    assert [cell["failures"] for cell in cells if not cell["ok"]] == []
+    threshold = build_encrypted(parties, seed=0).plan.threshold
+    spare = parties - threshold
+    early = [cell for cell in cells if cell["opener_lost"] is None]
+    late = [cell for cell in cells if cell["opener_lost"] is not None]
+    counts = Counter((cell["moment"], cell["dropped"]) for cell in early)
+    moments = [when for name, when in ENCRYPTED_MOMENTS.items() if name < "r4"]
+    assert counts == {(moment, d): 1 for moment in moments for d in range(spare + 2)}
+    for cell in early:
+        left = set(range(1, parties + 1)) - set(cell["dropped_parties"])
+        whole = cell["dropped"] <= spare
+        assert cell["outcome"] == ("exact" if whole else "aborted: BELOW_THRESHOLD")
+        assert cell["survivors"] == (sorted(left) if whole else [])
+    ends = {
+        (cell["moment"], cell["dropped"], cell["opener_lost"]): (
+            cell["outcome"],
+            cell["sums_opened"],
+            cell["applied"],
+        )
+        for cell in late
+    }
+    exact, few, gone = "exact", "aborted: BELOW_THRESHOLD", "aborted: OPENER_GONE"
+    expected = {}
+    for name, when in ENCRYPTED_MOMENTS.items():
+        for d in range(spare + 2) if name >= "r4" else ():
+            for opener in (False, True) if d else (False,):
+                end: tuple[str, int, int] = (exact, 1, parties - d)
+                if opener and name.startswith("r5"):
+                    end = gone, 0, 0
+                elif d > spare:
+                    end = few, name > "r4", 0
+                elif opener and name == "r4":
+                    end = gone, 0, 0
+                expected[when, d, opener] = end
+    assert ends == expected
+    assert len(late) == len(expected)
+
+
+def test_every_cell_of_five_parties_with_encrypted_sums(tmp_path: Path) -> None:
+    status, record = run_command(tmp_path / "matrix.json", 5, backend="ckks")
+    assert status == 0
+    assert_encrypted(record, 5)
+    assert record["totals"] == {
+        "cells": 38,
+        "aborted: BELOW_THRESHOLD": 12,
+        "aborted: OPENER_GONE": 5,
+        "exact": 21,
+        "failed": 0,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parties", [3, 10])
+def test_every_cell_with_encrypted_sums(parties: int, tmp_path: Path) -> None:
+    status, record = run_command(tmp_path / "matrix.json", parties, backend="ckks")
+    assert status == 0
+    assert_encrypted(record, parties)
 
 
 @pytest.mark.slow
@@ -234,6 +304,53 @@ def test_a_sum_that_was_opened_before_an_abort_is_seen(aborted: Run) -> None:
     sums = {FIRST: np.zeros(length, dtype=np.uint64)}
     aborted.outcome = dataclasses.replace(aborted.outcome, sums=sums)
     assert "1 sums were opened, must be 0" in aborted.failures()
+
+
+def lose_encrypted(spool: Path, moment: str, *lost: int) -> Run:
+    federation = build_encrypted(5, seed=0)
+    case = Case(moment, frozenset(PartyId(party) for party in lost))
+    witness = Witness()
+    recording = RecordingSimulation(
+        federation.plan,
+        identities=federation.identities,
+        directory=spool,
+        randomness={
+            party: InsecureTestRandomness(party)
+            for party in (AGGREGATOR, *federation.plan.party_ids)
+        },
+        faults=Faults(crash_before=dict.fromkeys(case.lost, moment[:2])),
+        observer=witness.observe,
+    )
+    outcome = recording.run(federation.statistics, witness.apply)
+    return Run(federation, case, spool, recording, outcome, witness)
+
+
+def test_one_wrong_element_of_an_encrypted_sum_is_seen(tmp_path: Path) -> None:
+    run = lose_encrypted(tmp_path, "r4", 2)
+    assert run.failures() == []
+    total = run.outcome.sums[FIRST].copy()
+    total[3] += 1
+    run.outcome = dataclasses.replace(run.outcome, sums={FIRST: total})
+    assert run.failures() == [f"1 of {len(total)} elements of the sum are wrong"]
+
+
+def test_a_second_opener_and_another_culprit_are_seen(tmp_path: Path) -> None:
+    run = lose_encrypted(tmp_path, "r5", 1)
+    run.case = dataclasses.replace(run.case, moment="r5-none")
+    assert run.failures() == []
+    packets = [each for each in run.outcome.transcript if each.kind == "packet"]
+    offer = next(
+        each for each in packets if decode_packet(each.data).envelope.kind == m.KINDS[m.OfferSum]
+    )
+    second = dataclasses.replace(offer, receiver=PartyId(2))
+    transcript = (*run.outcome.transcript, second)
+    assert run.outcome.aborted is not None
+    blamed = dataclasses.replace(run.outcome.aborted, culprit=PartyId(2))
+    run.outcome = dataclasses.replace(run.outcome, transcript=transcript, aborted=blamed)
+    assert run.failures() == [
+        "party 2 is blamed, not 1",
+        "the sum was offered to [1, 2], its opener is 1",
+    ]
 
 
 @pytest.mark.parametrize(

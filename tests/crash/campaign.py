@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.federations import encrypted_federation
 from tests.support.overlaps import overlapping
 from tests.support.standins import Process, StandIns, StandInSession, lay_out
 
@@ -23,8 +24,8 @@ FACTS = {
 }
 """Counted first: one fact is shared, one contested."""
 
-SECTIONS = (None, "check_columns = 4")
-"""Of the plans that sessions take in turn: with open and with closed sums."""
+KINDS = ("open sums", "closed sums", "encrypted sums")
+"""Of the plans that sessions take in turn."""
 
 SESSION_SECONDS = 180.0
 LARGEST_DELAY = 0.05
@@ -40,6 +41,7 @@ class Result:
         kills: how often.
         sessions: in how many sessions.
         stages: kills by the stage that the victim's log had come to.
+        kinds: kills by the kind of the plan.
         failures: one line for each thing that went wrong, with the session's number.
         seconds: of the whole campaign.
     """
@@ -48,6 +50,7 @@ class Result:
     kills: int = 0
     sessions: int = 0
     stages: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -57,6 +60,7 @@ class Result:
             "kills": self.kills,
             "sessions": self.sessions,
             "stages": dict(sorted(self.stages.items())),
+            "kinds": dict(self.kinds),
             "failures": self.failures,
             "seconds": round(self.seconds, 1),
         }
@@ -74,6 +78,15 @@ def _stage(process: Process) -> str:
         if "state" in event:
             return str(event["state"])
     return "start"
+
+
+def _lay_out(kind: str, folder: Path) -> StandIns:
+    if kind == "encrypted sums":
+        # Nothing is counted: such a plan has masks for no task.
+        return lay_out(folder, encrypted_federation(len(FACTS), layers=2))
+    section = "check_columns = 4" if kind == "closed sums" else None
+    overlap = overlapping(FACTS, layers=2, tile_bytes=1024, closed=section).settle()
+    return lay_out(folder, overlap.federation, overlap=overlap)
 
 
 def _victim(session: StandInSession, role: str) -> Process:
@@ -97,20 +110,21 @@ def run_campaign(
     seed: int,
     tell: Callable[[str], None],
 ) -> Result:
-    """Kill `role` (`aggregator` or `party`) `points` times, `per_session` times in a session."""
+    """Kill `role` (`aggregator` or `party`) `points` times, `per_session` times in a session.
+
+    The party is the first, which opens encrypted sums.
+    """
     dice = random.Random(seed)  # noqa: S311  chooses moments, not keys
     started = time.monotonic()
     result = Result(role)
     kinds = []
-    for number, section in enumerate(SECTIONS):
-        overlap = overlapping(FACTS, layers=2, tile_bytes=1024, closed=section).settle()
-        folder = directory / f"federation-{number}"
-        stands = lay_out(folder, overlap.federation, overlap=overlap)
+    for number, kind in enumerate(KINDS):
+        stands = _lay_out(kind, directory / f"federation-{number}")
         length, faults = measure_calm(stands, directory / f"calm-{number}", role)
-        result.failures += [f"calm session: {fault}" for fault in faults]
-        kinds.append((stands, length))
+        result.failures += [f"calm session, {kind}: {fault}" for fault in faults]
+        kinds.append((kind, stands, length))
     while result.kills < points and not result.failures:
-        stands, length = kinds[result.sessions % len(kinds)]
+        kind, stands, length = kinds[result.sessions % len(kinds)]
         due = sorted(dice.sample(range(length), min(per_session, points - result.kills)))
         folder = directory / f"session-{result.sessions}"
         with StandInSession(stands, folder) as session:
@@ -122,13 +136,14 @@ def run_campaign(
                     if not victim.is_running():
                         continue
                     result.stages[_stage(victim)] += 1
+                    result.kinds[kind] += 1
                     victim.kill()
                     result.kills += 1
                     # Whoever died after its last act has nothing to resume.
                     if not session.has_done_everything(victim):
                         victim.start()
             faults = session.faults()
-        result.failures += [f"session {result.sessions}: {fault}" for fault in faults]
+        result.failures += [f"session {result.sessions}, {kind}: {fault}" for fault in faults]
         result.sessions += 1
         tell(f"{role}: {result.kills} of {points} kills, {result.sessions} sessions")
         if not faults:

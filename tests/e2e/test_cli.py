@@ -28,6 +28,7 @@ from collabedit.plan import load_plan
 from collabedit.proto import messages as m
 from collabedit.proto.envelope import sign_message
 from collabedit.proto.evidence import Evidence, EvidenceKind, EvidenceSink
+from collabedit.recording import Recording
 from tests.support.processes import (
     AGGREGATOR_NAME,
     Federation,
@@ -751,6 +752,19 @@ def test_simulate_reports_a_dropout_and_finishes(
     dropouts = [task["dropouts"] for task in report["tasks"]]
     assert dropouts == [[{"party": "party-2", "round": "r3-contribute"}], []]
     assert report["before"] != report["after"]
+
+
+def test_simulate_records_once(simulate: Callable[..., Outcome], tmp_path: Path) -> None:
+    place = tmp_path / "recording"
+    report: dict[str, Any] = json.loads(simulate("--record", place, parties=3).ok())
+    with Recording(place) as recording:
+        assert recording.origin == "simulation"
+        assert "sha256:" + recording.plan.digest.hex() == report["plan"]
+        assert recording.check() > 0
+        assert len(list(recording.sightings())) == report["messages"]
+        assert recording.sums().keys() == {0, 1}
+        assert set(recording.updates()) == {1, 3}
+    assert_refused(simulate("--record", place, parties=3), INPUT, place, "another directory")
 
 
 def test_simulate_takes_an_editor(simulate: Callable[..., Outcome]) -> None:

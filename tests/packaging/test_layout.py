@@ -95,13 +95,16 @@ def wheel(checkout: Path) -> Path:
 
 def carried() -> set[str]:
     """Every file of our packages that the wheel must hold, as names inside it."""
-    patterns = ("*.py", "*.pyi", "*.proto", "py.typed", "ability.json", "facts.json", "heldout.txt")
+    patterns = [
+        *("*.py", "*.pyi", "*.proto", "py.typed", "ability.json", "facts.json", "heldout.txt"),
+        "templates/*",
+    ]
     return {
         (Path(folder) / file).relative_to(SOURCE.parent).as_posix()
         for folder, _, files in os.walk(SOURCE, followlinks=True)
         if "__pycache__" not in folder
         for file in files
-        if any(Path(file).match(pattern) for pattern in patterns)
+        if any((Path(folder) / file).match(pattern) for pattern in patterns)
     }
 
 
@@ -114,6 +117,7 @@ def test_the_wheel_holds_our_files_and_no_others(wheel: Path) -> None:
     for name in (
         *(
             "py.typed",
+            "audit/templates/page.html.j2",
             "data/ability.json",
             "data/facts.json",
             "data/heldout.txt",

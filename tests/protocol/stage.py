@@ -33,6 +33,7 @@ from collabedit.party.contribution import masked_upload
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_packet, encode_packet
 from collabedit.proto.envelope import first_chain, next_chain, open_envelope, sign_message
+from collabedit.recorder import Recorder
 from tests.support.federations import TestFederation, build_federation
 from tests.support.randomness import InsecureTestRandomness
 
@@ -292,6 +293,7 @@ class Session:
     observer: Observer = lambda _event, _fields: None
     silent: frozenset[PartyId] = frozenset()
     vote: Callable[[PartyId], Vote] = lambda _party: Vote.ACCEPT
+    recorder: Recorder | None = None
     states: dict[PartyId, s.State] = field(default_factory=dict)
     refusals: list[tuple[PartyId, CollabEditError]] = field(default_factory=list)
     sums: dict[TaskIndex, RingArray] = field(default_factory=dict)
@@ -308,6 +310,7 @@ class Session:
             directory=self.directory,
             randomness=self.randomness[AGGREGATOR],
             observer=self.observer,
+            recorder=self.recorder,
         )
         self._cursors = dict.fromkeys(self.federation.plan.party_ids, 0)
 

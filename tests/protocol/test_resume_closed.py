@@ -22,6 +22,7 @@ from collabedit.party import driver
 from collabedit.party.contribution import contributed_vector
 from collabedit.party.entries import OpenSession, UpdateAccepted
 from collabedit.party.journal import PartyJournal
+from collabedit.party.pieces import seal_temporarily
 from collabedit.party.records import RecordFile, StorageKey, read_sealed, write_sealed
 from collabedit.party.replay import InputLog
 from collabedit.party.states import TaskSetup
@@ -199,7 +200,9 @@ def test_a_vector_that_is_not_stored_would_be_seen(
     back: Return, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tests above can fail: a driver that computes anew shows two vectors under one mask."""
-    monkeypatch.setattr(InputLog, "contribution", lambda _log, _task, make: make())
+    monkeypatch.setattr(
+        InputLog, "contribution", lambda _log, _task, make: seal_temporarily(make())
+    )
     monkeypatch.setattr(InputLog, "uploaded", lambda _log, _event, _step: None)
     back.after((("uploaded", 0), lambda: None))
     assert back.stage.computed[FIRST] == 2

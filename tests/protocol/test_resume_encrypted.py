@@ -26,7 +26,8 @@ from tests.support.crashes import CrashError, CrashPoints
 from tests.support.federations import encrypted_federation
 from tests.support.loopback import driven
 
-FEDERATION = encrypted_federation(3, layers=2, tile_bytes=1 << 16)
+# Two chunks each: what is stored of a contribution and of an opening is several records.
+FEDERATION = encrypted_federation(3, layers=2, tile_bytes=1 << 16, capacity=150)
 FIRST = TaskIndex(0)
 TILES = TileLayout.of(FEDERATION.plan, FIRST).tiles
 ANSWERS = (
@@ -131,7 +132,7 @@ def test_a_second_opening_from_an_older_copy_of_the_journal_is_refused(
     """The ledger knows of the key what a journal that was set back does not."""
     stage = EncryptedStage(FEDERATION, tmp_path)
     opened: list[bytes] = []
-    honest, begin = decryption.open_offer, PartyJournal.begin_opening
+    honest, begin = decryption.open_chunks, PartyJournal.begin_opening
     copy: dict[str, bytes] = {}
 
     def keep(journal: PartyJournal, sum_digest: bytes) -> bool:
@@ -144,7 +145,7 @@ def test_a_second_opening_from_an_older_copy_of_the_journal_is_refused(
         return honest(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PartyJournal, "begin_opening", keep)
-    monkeypatch.setattr(decryption, "open_offer", noted)
+    monkeypatch.setattr(decryption, "open_chunks", noted)
 
     def set_back() -> None:
         for path in files(stage):

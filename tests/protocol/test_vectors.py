@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -30,6 +31,7 @@ NAMES = (
     "closed",
     "decoys",
     "ckks",
+    "encrypted",
 )
 
 ISOLATED = """
@@ -90,6 +92,7 @@ def verify(beside_the_vectors: None) -> Callable[..., list[str]]:
         ("generate_closed.py", ["closed"]),
         ("generate_decoys.py", ["decoys"]),
         ("generate_ckks.py", ["ckks"]),
+        ("generate_encrypted.py", ["encrypted"]),
     ],
 )
 def test_the_code_still_produces_the_committed_vectors(
@@ -591,3 +594,197 @@ def test_ckks_vectors_have_what_a_second_implementation_could_get_wrong() -> Non
     assert sorted(guards) == [0, 1, 1, 2]
     assert {case["refused"] for case in content["refused_chunks"]["cases"]} == {True, False}
     assert all(case["refused"] for case in content["refused_parameters"])
+
+
+# Ciphertexts in a session
+
+
+def is_input_of_encrypted(path: str) -> bool:
+    """Whether the verifier takes a value as it is; the tests after the next.
+
+    The opener's noise is taken, too: the sum is what it is under any noise.
+    """
+    if path.startswith("refusals"):
+        return not path.endswith((".reason", ".culprit"))
+    return path.endswith((".seed_of_chunk", ".error", ".noise"))
+
+
+def test_every_altered_value_of_the_encrypted_task_is_named(
+    verify: Callable[..., list[str]],
+) -> None:
+    content, altered = read("encrypted"), {}
+    for path, kind, container, key in list(leaves(content)):
+        if is_input(path) or is_input_of_encrypted(path) or kind in altered:
+            continue
+        altered[kind] = path
+        if isinstance(container[key], str) and "0x" in container[key]:
+            container[key] = (float.fromhex(container[key]) + 1e-6).hex()
+        else:
+            alter(container, key)
+    found = {line.split(": ")[1] for line in verify(encrypted=content)}
+    assert len(altered) > 110
+    assert [path for path in altered.values() if path not in found] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tasks[0].parties.4.error",
+        *(
+            pytest.param(path, marks=pytest.mark.slow)
+            for path in (
+                "tasks[0].parties.3.seed_of_chunk",
+                "plan.toml",
+                "tasks[0].parties.2.seed",
+                "tasks[0].parties.2.statistics[0].keys[0][0]",
+                "tasks[0].bundle",
+                "refusals.uploads[10].patch",
+                "refusals.offers[2].announced",
+                "refusals.opened[1].message.sum_digest",
+            )
+        ),
+    ],
+)
+def test_every_altered_input_of_the_encrypted_task_is_noticed(
+    path: str, verify: Callable[..., list[str]]
+) -> None:
+    content = read("encrypted")
+    for here, _, container, key in list(leaves(content)):
+        if here != path:
+            continue
+        if path == "refusals.opened[1].message.sum_digest":
+            container[key] = content["refusals"]["opened"][0]["message"]["sum_digest"]
+        else:
+            alter(container, key)
+    assert content != read("encrypted")
+    assert verify(encrypted=content)
+
+
+def test_every_altered_refusal_of_the_encrypted_task_is_named(
+    verify: Callable[..., list[str]],
+) -> None:
+    content, wanted = read("encrypted"), set()
+    for kind, cases in content["refusals"].items():
+        for i, case in enumerate(cases):
+            case["reason"] = "MERGE_UNVERIFIED" if case["reason"] is None else None
+            wanted.add(f"refusals.{kind}[{i}].reason")
+    assert {line.split(": ")[1] for line in verify(encrypted=content)} == wanted
+
+
+def test_the_encrypted_task_has_what_a_second_implementation_could_get_wrong() -> None:
+    content = read("encrypted")
+    (task,) = content["tasks"]
+    opening = task["opening"]
+    # The lowest id of the survivors, not of the roster.
+    assert (task["survivors"], opening["opener"]) == ([2, 3, 4], 2)
+    # A guard that the statistics of this task would not need: those of the task after it do.
+    assert opening["shift_bits"] == 1
+    assert '"index":8' in content["plan"]["canonical"]
+    assert len(task["closed"]) == 1
+    # A tile has the end of the chunk and the check elements behind it, and so have two tiles.
+    assert 131168 % 1024 != 0
+    assert len(task["parties"]["2"]["frames"]) == 129
+    assert len(opening["frames"]) == 2
+    sent = [packet["message"]["type"] for packet in content["packets"]]
+    assert "Unmask" not in sent
+    (offer,) = [packet for packet in content["packets"] if packet["kind"] == 62]
+    assert (offer["to"], sent.count("SumOpened")) == ([2], 1)
+    seen = {case["reason"] for cases in content["refusals"].values() for case in cases}
+    assert seen == {
+        None,
+        "MALFORMED_MESSAGE",
+        "DIGEST_MISMATCH",
+        "REPEATED_PARTY",
+        "BOUNDS_EXCEEDED",
+    }
+
+
+Misread: TypeAlias = Callable[[Any, pytest.MonkeyPatch], None]
+"""Changes the verifier's modules (`sys.modules`) as somebody would write them who misread SPEC."""
+
+
+def _guard_of_this_task(modules: Json, patch: pytest.MonkeyPatch) -> None:
+    plan = modules["independent.plan"].Plan
+    honest = plan.statistics_elements
+    patch.setattr(plan, "statistics_elements", lambda self, task: honest(self, 0 * task))
+
+
+def _key_without_context(modules: Json, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(modules["independent.encrypted"], "context_bytes", lambda _: b"")
+
+
+def _another_opener(modules: Json, patch: pytest.MonkeyPatch) -> None:
+    session = modules["independent.encrypted_session"]
+    patch.setattr(session, "min", max, raising=False)
+
+
+def _natural_order(modules: Json, patch: pytest.MonkeyPatch) -> None:
+    ring = modules["independent.encrypted"].Ring
+    to_values, to_coefficients = ring.values, ring.coefficients
+    width, size = 13, 8192
+    order = [int(f"{j:0{width}b}"[::-1], 2) for j in range(size)]
+    patch.setattr(ring, "values", lambda self, given: to_values(self, given)[order])
+    patch.setattr(ring, "coefficients", lambda self, given: to_coefficients(self, given[order]))
+
+
+def _two_is_two(modules: Json, patch: pytest.MonkeyPatch) -> None:
+    encrypted = modules["independent.encrypted"]
+
+    def values(key: Any) -> Any:  # noqa: ANN401
+
+        return [ring.values(np.array(key.codes, dtype=object)) for ring in key.rings]
+
+    patch.setattr(encrypted.Key, "values", property(values))
+
+
+def _each_seed_hashed(modules: Json, patch: pytest.MonkeyPatch) -> None:
+    session = modules["independent.encrypted_session"]
+    hashed = modules["independent.primitives"].sha256
+    honest = session.seeds_digest
+    patch.setattr(session, "seeds_digest", lambda seeds: honest(hashed(seeds)))
+
+
+def _checks_before_chunks(modules: Json, patch: pytest.MonkeyPatch) -> None:
+    session = modules["independent.encrypted_session"]
+    honest = session.framed
+
+    def framed(data: bytes, sizes: list[int]) -> list[bytes]:
+        chunk = session.CHUNK
+        found: list[bytes] = honest(data[chunk:] + data[:chunk], sizes)
+        return found
+
+    patch.setattr(session, "framed", framed)
+
+
+def _terms_of_the_roster(modules: Json, patch: pytest.MonkeyPatch) -> None:
+    ckks = modules["independent.encrypted"].ckks
+    honest = ckks.write_chunk
+
+    def write(setting: Json, form: int, terms: int, *rest: Any) -> bytes:  # noqa: ANN401
+        found: bytes = honest(setting, form, 4 if terms > 1 else terms, *rest)
+        return found
+
+    patch.setattr(ckks, "write_chunk", write)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "misread",
+    [
+        _guard_of_this_task,
+        _key_without_context,
+        _another_opener,
+        _natural_order,
+        _two_is_two,
+        _each_seed_hashed,
+        _checks_before_chunks,
+        _terms_of_the_roster,
+    ],
+)
+def test_a_misread_clause_about_ciphertexts_is_noticed(
+    misread: Misread, verify: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = read("encrypted")
+    assert verify(encrypted=content) == []
+    misread(sys.modules, monkeypatch)
+    assert verify(encrypted=content)

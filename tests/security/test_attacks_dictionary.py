@@ -6,18 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from collabedit.attacks.attack import Prior
+from collabedit.attacks.claims import LackingError
 from collabedit.attacks.dictionary import CountingView, TableLookup
 from collabedit.attacks.metrics import Members, auc, tpr_at_fpr
+from collabedit.attacks.registry import installed
+from collabedit.attacks.scoring import score
+from collabedit.attacks.truth import Truth
 from collabedit.attacks.views import AggregatorView
 from collabedit.crypto.kdf import derive_key, transcript_hash
 from collabedit.crypto.ring import RingArray, add_into
+from collabedit.errors import InputError
 from collabedit.exchange import plan_encoding
 from collabedit.ids import PartyId
 from collabedit.party import states as s
 from collabedit.party.counting import Counter
 from collabedit.party.items import Item, edit_items
+from collabedit.recorder import Recorder
+from collabedit.recording import Recording
 from collabedit.simulation import Faults, Outcome
 from collabedit.threat_model import Adversary
+from tests.support.federations import build_federation
 from tests.support.overlaps import COUNTING, Overlapping, make_edit, overlapping
 
 FACTS = {
@@ -85,7 +94,7 @@ def plain_total(scene: Scene, counter: Counter) -> RingArray:
 
 
 def succeeds(scene: Scene, view: CountingView) -> bool:
-    scores = TableLookup().run(view, scene.candidates).scores[0]
+    scores = TableLookup().look_up(view, scene.candidates).scores[0]
     found = tpr_at_fpr(scores, scene.members, 0.0)
     return found.value == 1.0 and auc(scores, scene.members).value == 1.0
 
@@ -94,7 +103,7 @@ def test_the_aggregator_learns_nothing_from_all_that_it_has(scene: Scene) -> Non
     # Public keys, commitments, digests, transcripts, roots, seeds and keys that it reconstructed.
     assert len(scene.view.secrets) > 50
     assert PUBLIC in scene.view.secrets
-    scores = TableLookup().run(scene.view, scene.candidates).scores[0]
+    scores = TableLookup().look_up(scene.view, scene.candidates).scores[0]
     figure = auc(scores, scene.members)
     assert figure.value == 0.5
     assert figure.is_chance
@@ -131,7 +140,7 @@ def test_with_the_real_key_and_no_pads_it_depends_on_the_key(scene: Scene) -> No
     """Each defence holds alone: without pads the aggregator sees counts, and not of what."""
     counter = Counter(scene.overlap.plan, scene.view.context, scene.group_secret)
     unpadded = scene.view.with_total(plain_total(scene, counter))
-    scores = TableLookup().run(unpadded, scene.candidates).scores[0]
+    scores = TableLookup().look_up(unpadded, scene.candidates).scores[0]
     # Any place of a small table may hold a count, so this guesses, and is wrong about decoys, too.
     assert auc(scores, scene.members).value < 0.7
     assert succeeds(scene, unpadded.with_secret(scene.group_secret))
@@ -148,7 +157,63 @@ def test_a_party_and_the_aggregator_together_do_not_read_one_upload(scene: Scene
         AggregatorView.of(scene.overlap.plan, scene.outcome).uploads[COUNTING].items()
     ):
         mine = replace(scene.view, survivors=frozenset({party})).with_total(upload)
-        scores = TableLookup(Adversary.COLLUDING).run(
+        scores = TableLookup(Adversary.COLLUDING).look_up(
             mine.with_secret(scene.group_secret), scene.candidates
         )
         assert auc(scores.scores[0], scene.members).value == 0.5
+
+
+def guesses(scene: Scene) -> tuple[Prior, Truth]:
+    """Subjects, some of them edited; the two things that are said of any of them."""
+    survivors = scene.view.survivors
+    edited = {
+        party: {fact.split()[0] for fact in scene.overlap.facts[party]} for party in survivors
+    }
+    subjects = (*sorted(set().union(*edited.values())), *(f"decoy{i}" for i in range(20)))
+    prior = Prior({}, subjects=subjects, prompts=("{} has",), objects=("value0", "value1"))
+    members = {
+        party: tuple(i for i, subject in enumerate(subjects) if subject in own)
+        for party, own in edited.items()
+    }
+    return prior, Truth(len(subjects), members)
+
+
+def test_facts_are_put_together_from_subjects_prompts_and_objects(scene: Scene) -> None:
+    prior, truth = guesses(scene)
+    attack = installed()["table-lookup"].create({}, seed=0)
+    blind = score(attack.run(scene.view, prior), truth)
+    assert (blind[0].name, blind[0].value) == ("auc", 0.5)
+    curious = score(attack.run(scene.view.with_secret(scene.group_secret), prior), truth)
+    assert curious[0].value == 1.0
+    # Objects that nobody put there find nothing, whoever asks.
+    wrong = replace(prior, objects=("value7",))
+    lost = score(attack.run(scene.view.with_secret(scene.group_secret), wrong), truth)
+    assert lost[0].value == 0.5
+
+
+@pytest.mark.parametrize("missing", ["subjects", "prompts", "objects"])
+def test_a_dictionary_without_words_says_what_is_missing(missing: str, scene: Scene) -> None:
+    prior, _ = guesses(scene)
+    with pytest.raises(LackingError, match=missing):
+        TableLookup().run(scene.view, replace(prior, **{missing: ()}))  # type: ignore[arg-type]
+
+
+def test_the_view_of_a_recording_is_that_of_the_session(tmp_path: Path) -> None:
+    overlap = overlapping({party: FACTS[party] for party in (1, 2, 3)})
+    with Recorder(tmp_path / "r", overlap.plan, role="simulation") as recorder:
+        simulation = overlap.federation.simulation(tmp_path / "s", recorder=recorder)
+        outcome = simulation.run(overlap.contribute, items=overlap.items)
+    expected = CountingView.of_aggregator(overlap.plan, outcome)
+    with Recording(tmp_path / "r") as recording:
+        found = CountingView.of_recording(recording)
+    np.testing.assert_array_equal(found.total, expected.total)
+    assert (found.context, found.survivors) == (expected.context, expected.survivors)
+    assert found.secrets == expected.secrets
+
+
+def test_a_recording_without_tables_is_refused(tmp_path: Path) -> None:
+    federation = build_federation(3)
+    with Recorder(tmp_path / "r", federation.plan, role="simulation") as recorder:
+        federation.simulation(tmp_path / "s", recorder=recorder).run(federation.contribute)
+    with Recording(tmp_path / "r") as recording, pytest.raises(InputError, match="no tables"):
+        CountingView.of_recording(recording)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from collabedit import recording as recordings
 from collabedit.aggregator import states as a
 from collabedit.crypto.ring import Ring, to_bytes
 from collabedit.crypto.signing import SigningKey
@@ -21,6 +22,7 @@ from collabedit.errors import AbortReason
 from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.party import states as s
 from collabedit.proto import messages as m
+from collabedit.recorder import Recorder
 from tests.protocol.stage import FIRST, Session, instead_of, kind_of, parties
 from tests.support.federations import TestFederation, build_federation
 from tests.support.randomness import InsecureTestRandomness
@@ -63,6 +65,8 @@ class Recording:
     secrets: Secrets
     texts: list[str]
     states: dict[tuple[PartyId, str], s.State]
+    recorded: bytes
+    """Everything in the file that the aggregator recorded."""
     held: list[tuple[str, list[bytes], dict[str, set[PartyId]]]]
     """At each step: the round, the aggregator's byte strings, owners by kind of share it holds."""
 
@@ -146,6 +150,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
         watch=watch,
         observer=observer,
         alter=alter,
+        recorder=Recorder(tmp_path_factory.mktemp("record"), federation.plan, role="aggregator"),
     )
     collected: list[logging.LogRecord] = []
 
@@ -164,7 +169,20 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
         root.setLevel(level)
     texts += [record.getMessage() for record in collected]
     assert session.survivors == parties(1, 2, 3, 4)
-    return Recording(session, secrets_of(session, states, randomness), texts, states, held)
+    assert session.recorder is not None
+    session.recorder.close()
+    secrets = secrets_of(session, states, randomness)
+    return Recording(session, secrets, texts, states, contents_of(session.recorder.path), held)
+
+
+def contents_of(path: Path) -> bytes:
+    """Return a recording as it lies on the disk, and its contents with their pieces joined."""
+    with recordings.Recording(path) as recorded:
+        recorded.check()
+        joined = [delivery.data for delivery in recorded.deliveries()]
+        joined += [total.tobytes() for total in recorded.sums().values()]
+        joined += [update.to_bytes() for update in recorded.updates().values()]
+    return b"\n".join([path.read_bytes(), *joined])
 
 
 def secrets_of(
@@ -257,6 +275,21 @@ def test_the_aggregator_is_sent_no_secret_but_the_shares_it_may_have(recording: 
         assert (share in seen) == (owner in survivors and holder in survivors), (owner, holder)
     for (owner, holder), share in recording.secrets.mask_key.items():
         assert (share in seen) == (owner == DROPPED and holder in survivors), (owner, holder)
+
+
+def test_a_recording_holds_no_secret_but_the_shares_that_were_revealed(
+    recording: Recording,
+) -> None:
+    found = recording.recorded
+    survivors = recording.session.survivors
+    # The search is not blind.
+    assert recording.session.seen[-1] in found
+    for name, secret in recording.secrets.values.items():
+        assert secret not in found, name
+    for (owner, holder), share in recording.secrets.self_mask.items():
+        assert (share in found) == (owner in survivors and holder in survivors), (owner, holder)
+    for (owner, holder), share in recording.secrets.mask_key.items():
+        assert (share in found) == (owner == DROPPED and holder in survivors), (owner, holder)
 
 
 def test_the_aggregator_never_holds_a_private_key_or_an_unmasked_vector(

@@ -34,12 +34,15 @@ from collabedit.party.driver import TaskDriver
 from collabedit.party.journal import PartyJournal
 from collabedit.party.member import Member
 from collabedit.party.merge_check import MergeCheck
+from collabedit.party.recorded_channel import RecordedChannel
 from collabedit.party.session import run_session
 from collabedit.party.states import TaskSetup
 from collabedit.plan import Plan
 from collabedit.proto.messages import Context
+from collabedit.recorder import Recorder
+from collabedit.recording import FILE
 from tests.protocol.stage import parties
-from tests.security.test_canaries import byte_strings
+from tests.security.test_canaries import byte_strings, contents_of
 from tests.support.crashes import MortalChannel
 from tests.support.federations import TestFederation, build_federation
 from tests.support.loopback import driven
@@ -99,6 +102,7 @@ class Watched:
             randomness=SystemRandomness(),
             observer=self._on_event,
             journal=Journal(self.directory / "journal.sqlite"),
+            recorder=Recorder(self.directory / "recording", self.plan, role="aggregator"),
         )
         threads = [
             threading.Thread(target=self._join, args=(party,)) for party in self.plan.party_ids
@@ -160,13 +164,15 @@ class Watched:
         draws = self.draws[party] = Draws()
         channel = MortalChannel(self.coordinator, party)
         member = Member(self.plan, party, self.federation.identities[party], draws)
+        recorder = Recorder(work / "recording", self.plan, role="party", party=party)
         try:
-            with PartyJournal(work, randomness=SystemRandomness()) as journal:
+            with recorder, PartyJournal(work, randomness=SystemRandomness()) as journal:
                 report = run_session(
                     member,
-                    channel,
+                    RecordedChannel(channel, recorder, party),
                     MatrixEditor(self.federation, party),
                     journal=journal,
+                    verified=recorder.verify,
                     observer=lambda event, fields: self._on_party(journal, event, fields),
                 )
                 self.texts += [repr(report), repr(journal.unfinished), repr(channel.attempted)]
@@ -346,6 +352,20 @@ def test_a_party_stores_nothing_of_it_in_the_clear(watched: Watched) -> None:
     assert len(stored) > 10_000
     for name, secret in watched.secrets.items():
         assert secret not in stored, name
+
+
+def test_recordings_hold_none_of_it_but_what_a_party_verified(watched: Watched) -> None:
+    watched.coordinator._transcript._recorder.close()  # type: ignore[union-attr]
+    # Whoever has the model before and after has the update in its coordinates.
+    verified = {name for name in watched.secrets if name.startswith("opened update")}
+    assert len(verified) == TASKS
+    folders = [watched.directory / f"party-{party}" for party in watched.plan.party_ids]
+    for folder in (watched.directory, *folders):
+        found = contents_of(folder / "recording" / FILE)
+        assert len(found) > 100_000
+        allowed = set() if folder == watched.directory else verified
+        for name, secret in watched.secrets.items():
+            assert (secret in found) == (name in allowed), (folder, name)
 
 
 def test_no_refusal_shows_any_of_it(watched: Watched) -> None:

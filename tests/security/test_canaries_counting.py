@@ -11,7 +11,9 @@ from collabedit.party import states as s
 from collabedit.party.counting import Counter
 from collabedit.party.decisions import Decision
 from collabedit.party.items import edit_item
+from collabedit.recorder import Recorder
 from collabedit.simulation import Outcome, Simulation
+from tests.security.test_canaries import contents_of
 from tests.support.overlaps import COUNTING, Overlapping, make_edit, overlapping
 
 CANARIES = ("Xylocanth", "Vorpal", "Quokkaland", "Drumlinstan")
@@ -29,7 +31,8 @@ class Watched:
         self.overlap: Overlapping = overlapping(FACTS)
         self.texts: list[str] = []
         self.secrets: dict[str, bytes] = {}
-        simulation = self.overlap.federation.simulation(directory)
+        recorder = Recorder(directory / "recording", self.overlap.plan, role="simulation")
+        simulation = self.overlap.federation.simulation(directory, recorder=recorder)
         simulation.coordinator._report.observer = self._observe
         self.context = simulation.coordinator._setup.context
         self.outcome: Outcome = simulation.run(
@@ -37,6 +40,8 @@ class Watched:
             items=self.overlap.items,
             weigh=lambda party, decisions: self._weigh(simulation, party, decisions),
         )
+        recorder.close()
+        self.recorded = contents_of(recorder.path)
         self.texts += [repr(self.outcome), repr(simulation.coordinator.state)]
         for party, own in self.overlap.items.items():
             self.secrets |= {f"topic of {party}": own[0].topic, f"fact of {party}": own[0].fact}
@@ -85,6 +90,10 @@ def test_nothing_of_it_crosses_the_network_in_the_clear(watched: Watched) -> Non
     for name, secret in watched.secrets.items():
         assert secret[:8] not in crossed, name
     assert not any(canary.encode() in crossed for canary in CANARIES)
+    assert watched.outcome.transcript[-1].data in watched.recorded
+    for name, secret in watched.secrets.items():
+        assert secret[:8] not in watched.recorded, name
+    assert not any(canary.encode() in watched.recorded for canary in CANARIES)
 
 
 def test_no_count_reaches_what_the_aggregator_is_told(watched: Watched) -> None:

@@ -17,11 +17,14 @@ from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.party import decryption
 from collabedit.party.journal import PartyJournal
 from collabedit.party.member import Member
+from collabedit.party.recorded_channel import RecordedChannel
 from collabedit.party.session import run_session
 from collabedit.plan import Plan
 from collabedit.proto import messages as m
 from collabedit.proto.messages import Context
-from tests.security.test_canaries import byte_strings
+from collabedit.recorder import Recorder
+from collabedit.recording import FILE, Recording
+from tests.security.test_canaries import byte_strings, contents_of
 from tests.support.crashes import CrashPoints, MortalChannel
 from tests.support.federations import encrypted_federation
 from tests.support.loopback import driven
@@ -45,6 +48,7 @@ class Room:
             randomness=SystemRandomness(),
             observer=lambda event, fields: self.texts.append(f"{event} {dict(fields)}"),
             journal=Journal(directory / "aggregator.sqlite"),
+            recorder=Recorder(directory / "recorded", FEDERATION.plan, role="aggregator"),
         )
 
     def look(self) -> None:
@@ -67,12 +71,14 @@ class Room:
         work = self.directory / f"party-{party}"
         work.mkdir()
         member = Member(FEDERATION.plan, party, FEDERATION.identities[party], SystemRandomness())
-        with PartyJournal(work, randomness=SystemRandomness()) as journal:
+        recorder = Recorder(work / "recording", FEDERATION.plan, role="party", party=party)
+        with recorder, PartyJournal(work, randomness=SystemRandomness()) as journal:
             run_session(
                 member,
-                channel,
+                RecordedChannel(channel, recorder, party),
                 MatrixEditor(FEDERATION, party),
                 journal=journal,
+                verified=recorder.verify,
                 observer=lambda event, fields: self.texts.append(f"{event} {dict(fields)}"),
             )
 
@@ -127,6 +133,23 @@ def test_the_aggregator_never_has_the_key(room: Room) -> None:
         pieces = [secret[start : start + 32] for start in range(0, len(secret), 32)]
         for piece in pieces:
             assert not any(piece in data for data in room.held), name
+
+
+def test_no_recording_has_the_key(room: Room) -> None:
+    room.coordinator._transcript._recorder.close()  # type: ignore[union-attr]
+    folders = ["recorded"]
+    folders += [f"party-{party}/recording" for party in FEDERATION.plan.party_ids]
+    offers = 0
+    for folder in folders:
+        path = room.directory / folder / FILE
+        found = contents_of(path)
+        with Recording(path) as recording:
+            offers += len(list(recording.deliveries(kind="sum")))
+        for name, secret in room.secrets.items():
+            pieces = [secret[start : start + 32] for start in range(0, len(secret), 32)]
+            assert not any(piece in found for piece in pieces), (folder, name)
+    # Two tasks, at the aggregator and at their opener.
+    assert offers == 4
 
 
 def test_no_key_is_printed(room: Room) -> None:

@@ -1,7 +1,8 @@
 """Encrypted sums over the whole protocol in memory: what masks would give, opened by one party."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 from collabedit import simulation as simulation_module
-from collabedit.aggregator import coordinator as coordinator_module
-from collabedit.aggregator.encrypted import make_offer
+from collabedit.aggregator.bundles import Bundles
+from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.encrypted import EncryptedUploads
 from collabedit.aggregator.journal import Journal
+from collabedit.aggregator.opening import OpenedTask
+from collabedit.aggregator.states import Summing
 from collabedit.aggregator.tiles import TileStore
 from collabedit.ciphertexts import WORDS, task_chunks
 from collabedit.crypto.ckks.wire import HEADER_BYTES
@@ -20,8 +24,8 @@ from collabedit.encrypted import CHUNK_BYTES, CHUNK_WORDS, SEED_BYTES, SUM_CHUNK
 from collabedit.errors import AbortReason, StorageError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party import decryption
-from collabedit.party.contribution import contributed_vector, uploaded_vector
-from collabedit.party.states import Aborted, TaskSetup
+from collabedit.party.contribution import MaskedUpload, contributed_vector, uploaded_vector
+from collabedit.party.states import Aborted, TaskSetup, Uploaded
 from collabedit.plan import Plan
 from collabedit.proto.statements import RefusalError
 from collabedit.simulation import Faults, Outcome, Simulation
@@ -213,6 +217,27 @@ def test_a_forged_chunk_is_refused_by_name(
     assert (PartyId(1), FIRST) in received
 
 
+@pytest.mark.lie(role="party", lie="signs no seeds", round="r3", refused_by="MALFORMED_MESSAGE")
+def test_a_contribution_without_seeds_is_refused_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    """Not because they are others than those of the upload (SPEC 4.12(b))."""
+    federation = encrypted_federation(5)
+    honest = MaskedUpload.uploaded
+    uploads: list[MaskedUpload] = []
+
+    def uploaded(upload: MaskedUpload) -> Uploaded:
+        uploads.append(upload)
+        said = honest(upload)
+        return replace(said, seeds=b"") if len(uploads) == 4 else said
+
+    monkeypatch.setattr(MaskedUpload, "uploaded", uploaded)
+    outcome, _ = run(federation, federation.simulation(tmp_path))
+    assert uploads[3].seeds
+    refusal(refused_of(outcome, 4).reason)
+    assert outcome.records[0].survivors == {1, 2, 3, 5}
+
+
 @pytest.mark.lie(
     role="party", lie="uploads another party's ciphertext", round="r3", refused_by="REPEATED_PARTY"
 )
@@ -271,14 +296,21 @@ def test_a_ciphertext_under_another_key_spoils_the_sum_and_nothing_is_released(
 # An aggregator that lies to the opener
 
 
+HONEST_OFFER = EncryptedUploads.offer
 Forge = Callable[[Plan, TileStore, frozenset[PartyId], bytes], bytes]
 
 
-def lying_offer(monkeypatch: pytest.MonkeyPatch, forge: Forge) -> None:
-    def lying(plan: Plan, task: TaskIndex, store: TileStore, survivors: Any) -> bytes:  # noqa: ANN401
-        return forge(plan, store, frozenset(survivors), make_offer(plan, task, store, survivors))
+def honest_offer(plan: Plan, store: TileStore, survivors: Iterable[PartyId]) -> bytes:
+    """What an honest aggregator offers of these uploads."""
+    return b"".join(HONEST_OFFER(EncryptedUploads(plan, FIRST, store), survivors))
 
-    monkeypatch.setattr(coordinator_module, "make_offer", lying)
+
+def lying_offer(monkeypatch: pytest.MonkeyPatch, forge: Forge) -> None:
+    def lying(uploads: EncryptedUploads, survivors: Iterable[PartyId]) -> Iterator[bytes]:
+        members, offer = frozenset(survivors), b"".join(HONEST_OFFER(uploads, survivors))
+        yield forge(uploads._plan, uploads._store, members, offer)
+
+    monkeypatch.setattr(EncryptedUploads, "offer", lying)
 
 
 def one_upload(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
@@ -293,7 +325,7 @@ def one_upload(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offe
 
 def fewer_terms(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
     """A sum without party 5, and its seeds in the place of all."""
-    shorter = make_offer(plan, FIRST, store, survivors - {5})
+    shorter = honest_offer(plan, store, survivors - {5})
     seeds = len(survivors) * SEED_BYTES
     return offer[:seeds] + shorter[seeds - SEED_BYTES :]
 
@@ -378,11 +410,12 @@ def test_an_offer_that_is_not_the_announced_one_is_refused(
     federation = encrypted_federation(5)
     own = federation.simulation(tmp_path)
     honest = own.coordinator.download
-    monkeypatch.setattr(
-        own.coordinator,
-        "download",
-        lambda party, task: iter([b"".join(honest(party, task))[:-1] + b"\x00"]),
-    )
+
+    def altered(party: PartyId, task: TaskIndex) -> Iterator[bytes]:
+        offer = b"".join(honest(party, task))
+        yield offer[:-1] + bytes([offer[-1] ^ 1])
+
+    monkeypatch.setattr(own.coordinator, "download", altered)
     outcome, received = run(federation, own)
     state = outcome.party_states[PartyId(1)]
     assert isinstance(state, Aborted)
@@ -404,7 +437,7 @@ def test_an_opener_that_lies_about_the_sum_is_caught_by_the_check(
 
     def lying(*arguments: Any) -> RingArray:  # noqa: ANN401
         # Twice Z, and so twice the update, which the aggregator has no reason to refuse.
-        opened = honest(*arguments)
+        opened = honest(*arguments).copy()
         values = opened.view(np.int64).reshape(68, -1)
         values[48:] *= 2
         return opened
@@ -508,3 +541,51 @@ def test_a_stored_sum_that_is_damaged_is_named(damage: str, tmp_path: Path) -> N
         stored.unlink()
     with pytest.raises(StorageError, match=r"task-0\.sum"):
         stopped.restart_aggregator()
+
+
+def test_a_full_disk_delays_the_offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, go_on = Bundles.store_sum, Coordinator.open_pending
+    begun: list[bytes] = []
+
+    def full(bundles: Bundles, task: TaskIndex, offer: Iterable[bytes]) -> tuple[bytes, int]:
+        if begun:
+            return store(bundles, task, offer)
+        begun.append(next(iter(offer)))
+        raise StorageError("disk full")
+
+    def patient(coordinator: Coordinator) -> OpenedTask | None:
+        try:
+            return go_on(coordinator)
+        except StorageError:
+            assert isinstance(coordinator.state, Summing)
+            return go_on(coordinator)
+
+    monkeypatch.setattr(Bundles, "store_sum", full)
+    monkeypatch.setattr(Coordinator, "open_pending", patient)
+    federation = encrypted_federation(4)
+    outcome, received = run(federation, federation.simulation(tmp_path))
+    assert begun
+    assert outcome.aborted is None
+    assert len(received) == 4
+
+
+def test_a_stored_upload_that_is_damaged_ends_the_task_without_a_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Bundles.store_sum
+
+    def damaged(bundles: Bundles, task: TaskIndex, offer: Iterable[bytes]) -> tuple[bytes, int]:
+        (path,) = tmp_path.rglob("party-2.tiles")
+        data = bytearray(path.read_bytes())
+        data[CHUNK_BYTES // 2] ^= 1
+        path.write_bytes(data)
+        return honest(bundles, task, offer)
+
+    monkeypatch.setattr(Bundles, "store_sum", damaged)
+    federation = encrypted_federation(4)
+    outcome, received = run(federation, federation.simulation(tmp_path))
+    assert outcome.aborted is not None
+    assert outcome.aborted.reason is AbortReason.INTERNAL
+    assert "party 2" in outcome.aborted.detail
+    assert not received
+    assert not list(tmp_path.rglob("*.sum"))

@@ -29,9 +29,10 @@ from collabedit.plan import Plan
 from collabedit.proto import messages as m
 from collabedit.proto.statements import survivor_transcript
 from tests.simulation.faults.campaign import play_afresh
-from tests.simulation.faults.generate import flavour_of, scenario
+from tests.simulation.faults.generate import flavour_of, scenario, sums_of
+from tests.simulation.faults.ops import Sums
 
-LISTS = 600
+LISTS = 700
 """Numbers of scenarios to look through; those of other flavours than a bug's are left out."""
 
 
@@ -44,12 +45,14 @@ class Bug:
         plant: makes it so.
         found: rules that may name it.
         flavours: kinds of scenario that can meet it.
+        sums: of the scenarios that can; of all if empty.
     """
 
     name: str
     plant: Callable[[], AbstractContextManager[object]]
     found: frozenset[str]
     flavours: tuple[str, ...]
+    sums: tuple[Sums, ...] = ()
 
 
 def skip_journal() -> AbstractContextManager[object]:
@@ -310,7 +313,7 @@ BUGS = (
 def search(bug: Bug) -> tuple[int, str] | None:
     """Play scenarios until one names the bug."""
     for seed in range(LISTS):
-        if flavour_of(seed) not in bug.flavours:
+        if flavour_of(seed) not in bug.flavours or (bug.sums and sums_of(seed) not in bug.sums):
             continue
         with ExitStack() as stack:
             stack.enter_context(bug.plant())

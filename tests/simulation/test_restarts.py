@@ -11,7 +11,8 @@ from collabedit.aggregator.journal import InputKind, Journal
 from collabedit.aggregator.states import Completed
 from collabedit.errors import JournalError, StorageError
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
-from collabedit.simulation import Delivery, Faults, Outcome, Simulation
+from collabedit.recording import Delivery
+from collabedit.simulation import Faults, Outcome, Simulation
 from tests.support.federations import TestFederation, build_federation
 from tests.support.randomness import InsecureTestRandomness
 

@@ -11,6 +11,7 @@ from collabedit.exchange import contribution_vector
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party.decisions import Decision
 from collabedit.plan import Plan, parse_plan
+from collabedit.recorder import Recorder
 from collabedit.simulation import Faults, Simulation
 from collabedit.sketch import Matrix
 from collabedit.threat_model import minimum_threshold
@@ -49,7 +50,12 @@ class TestFederation:
         return np.linalg.solve(keys @ keys.T + np.eye(len(keys)), keys @ residuals.T).T
 
     def simulation(
-        self, directory: Path, *, faults: Faults | None = None, seed: int = 0
+        self,
+        directory: Path,
+        *,
+        faults: Faults | None = None,
+        seed: int = 0,
+        recorder: Recorder | None = None,
     ) -> Simulation:
         return Simulation(
             self.plan,
@@ -61,6 +67,7 @@ class TestFederation:
             },
             faults=faults,
             seed=seed,
+            recorder=recorder,
         )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.errors import ProtocolError, TransportError
@@ -73,6 +74,9 @@ class LoopbackChannel:
         if len(bundle) > limit:
             raise ProtocolError("the update is larger than the plan allows")
         return bundle
+
+    def fetch(self, task: TaskIndex, *, limit: int, file: BufferedIOBase) -> None:
+        file.write(self.download(task, limit=limit))
 
     def close(self, *, finished: bool) -> None:
         self.closed = True

@@ -15,7 +15,9 @@ from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.client import ClientTls, GrpcChannel
 from collabedit.party.decisions import Decision
 from collabedit.party.member import Editor, Member, SessionReport
+from collabedit.party.recorded_channel import RecordedChannel
 from collabedit.party.session import run_session
+from collabedit.recorder import Recorder
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.federations import TestFederation, weighed
 
@@ -89,8 +91,18 @@ class Network:
     reports: dict[PartyId, SessionReport] = field(default_factory=dict)
     errors: dict[PartyId, BaseException] = field(default_factory=dict)
     editors: dict[PartyId, MatrixEditor] = field(default_factory=dict)
+    records: Path | None = None
 
-    def coordinator(self) -> Coordinator:
+    def recorder(self, party: PartyId) -> Recorder | None:
+        """Record an end's session under a directory of its own, if sessions are recorded."""
+        if self.records is None:
+            return None
+        plan = self.federation.plan
+        if party == AGGREGATOR:
+            return Recorder(self.records / "aggregator", plan, role="aggregator")
+        return Recorder(self.records / plan.party_name(party), plan, role="party", party=party)
+
+    def coordinator(self, recorder: Recorder | None = None) -> Coordinator:
         plan = self.federation.plan
         return Coordinator(
             plan,
@@ -98,6 +110,7 @@ class Network:
             directory=self.directory,
             randomness=SystemRandomness(),
             observer=lambda event, fields: self.events.append((event, dict(fields))),
+            recorder=recorder,
         )
 
     def server(self, coordinator: Coordinator) -> AggregatorServer:
@@ -130,8 +143,16 @@ class Network:
         member = Member(federation.plan, party, federation.identities[party], SystemRandomness())
 
         def body() -> None:
+            recorder = self.recorder(party)
             try:
-                self.reports[party] = run_session(member, channel, editor)
+                if recorder is None:
+                    self.reports[party] = run_session(member, channel, editor)
+                    return
+                with recorder:
+                    recorded = RecordedChannel(channel, recorder, party)
+                    self.reports[party] = run_session(
+                        member, recorded, editor, verified=recorder.verify
+                    )
             except BaseException as error:  # noqa: BLE001  handed to the test
                 self.errors[party] = error
 

@@ -199,6 +199,7 @@ class StandInSession:
     directory: Path
     patience: float = 60.0
     linger: float = 12.0
+    records: bool = False
     aggregator: Process = field(init=False)
     parties: dict[str, Process] = field(init=False)
 
@@ -211,6 +212,7 @@ class StandInSession:
             *(*PROGRAM, "aggregator", "serve", *self.stands.credentials(name)),
             *("--state", str(self.directory / "state"), "--listen", f"{HOST}:{port}"),
             *("--linger", str(self.linger), "--json-logs", "--debug"),
+            *self._record(name),
         ]
         self.aggregator = Process(name, command, self.directory / "aggregator.log")
         self.parties = {}
@@ -218,9 +220,17 @@ class StandInSession:
             command = [
                 *self.stands.worker(party.name, work=self.directory / party.name),
                 *("--connect", f"{HOST}:{port}", "--patience", str(self.patience)),
+                *self._record(party.name),
             ]
             log = self.directory / f"{party.name}.log"
             self.parties[party.name] = Process(party.name, command, log)
+
+    def recording(self, name: str) -> Path:
+        """Return where an end records."""
+        return self.directory / "records" / name
+
+    def _record(self, name: str) -> list[str]:
+        return ["--record", str(self.recording(name))] if self.records else []
 
     @property
     def everybody(self) -> list[Process]:

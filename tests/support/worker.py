@@ -29,9 +29,11 @@ from collabedit.party.items import Item
 from collabedit.party.journal import PartyJournal
 from collabedit.party.ledger import Ledger
 from collabedit.party.member import Member, SessionReport
-from collabedit.party.session import run_session
+from collabedit.party.recorded_channel import RecordedChannel
+from collabedit.party.session import forget, run_session
 from collabedit.party.sessions import EnteredSessions
 from collabedit.plan import load_plan
+from collabedit.recorder import Recorder
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.federations import weighed
 
@@ -84,6 +86,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=60.0)
     parser.add_argument("--perplexity-after", type=float, default=20.0)
     parser.add_argument("--measure-seconds", type=float, default=0.0)
+    parser.add_argument("--record", type=Path)
     return parser.parse_args()
 
 
@@ -106,20 +109,26 @@ def _join(options: argparse.Namespace) -> None:
         )
         editor = StoredEditor(options.statistics, options.perplexity_after, options.measure_seconds)
         observe = log_observer(role=options.name)
+        recorder = None
+        if options.record is not None:
+            recorder = Recorder(options.record, plan, role="party", party=party)
         try:
             report = run_session(
                 member,
-                channel,
+                channel if recorder is None else RecordedChannel(channel, recorder, party),
                 editor,
                 ledger=Ledger(options.work / "ledger.jsonl", edits=(), weights=plan.model.weights),
                 enter=EnteredSessions(options.work / "sessions.txt").enter,
                 journal=journal,
                 items=_items(options.items),
+                verified=forget if recorder is None else recorder.verify,
                 observer=observe,
             )
         except CollabEditError as error:
             observe("failed", {"why": str(error), "rolled_back": editor.rolled_back})
             raise
+        if recorder is not None:
+            recorder.close()
         observe("finished", {"bytes": channel.bytes_sent})
         _write_report(options.work / "report.json", report, editor, channel)
         journal.end()

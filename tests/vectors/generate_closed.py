@@ -130,13 +130,13 @@ class ClosedRun(Run):
         self.encoded[party] = contributed_vector(state.setup, brought, state.group_secret)
         super().upload(party, state)
 
-    def open_sum(self, state: Opening, store: TileStore) -> Outcome:
-        outcome = super().open_sum(state, store)
+    def open_sum(self, state: Opening, *stores: TileStore) -> Outcome:
+        outcome = super().open_sum(state, *stores)
         assert isinstance(outcome, OpenedTask)
         if outcome.bundle.endswith(encode_checks(self.plan, TASK, outcome.total)):
             return outcome
         self.recorded.clear()  # of another sum
-        return super().open_sum(state, store)
+        return super().open_sum(state, *stores)
 
     @property
     def secret(self) -> bytes:

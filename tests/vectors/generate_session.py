@@ -27,7 +27,7 @@ from collabedit.acceptance import Vote
 from collabedit.aggregator import coordinator as coordinator_module
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.opening import OpenedTask, Outcome, open_and_merge
-from collabedit.aggregator.states import Merged, Opening
+from collabedit.aggregator.states import Merged, Opening, Summing
 from collabedit.aggregator.tiles import TileStore
 from collabedit.crypto.agreement import AgreementKey
 from collabedit.crypto.kdf import encode_fields
@@ -321,7 +321,7 @@ class Run:
                 if len(self.coordinator.records) > task or self.coordinator.finished:
                     assert opened is not None
                     return opened
-                if isinstance(self.coordinator.state, Opening):
+                if isinstance(self.coordinator.state, Summing | Opening):
                     with mock.patch.object(coordinator_module, "open_and_merge", self.open_sum):
                         opened = self.coordinator.open_pending()
                 else:
@@ -332,9 +332,9 @@ class Run:
             for _, receiver, packet in shown:
                 self.take(receiver, self.witnesses[receiver].receive(self.states[receiver], packet))
 
-    def open_sum(self, state: Opening, store: TileStore) -> Outcome:
+    def open_sum(self, state: Opening, *stores: TileStore) -> Outcome:
         """Open and merge, and take the recorded bundle if it is the same up to rounding."""
-        outcome = open_and_merge(state, store)
+        outcome = open_and_merge(state, *stores)
         task = state.progress.setup.context.task
         recorded = self.recorded.get(task)
         if recorded is None or not isinstance(outcome, OpenedTask):
@@ -458,7 +458,6 @@ class Run:
         owner = owner_context(self.context, party)
         commitment = decode_body(sharing.commitment.kind, sharing.commitment.body)
         assert isinstance(commitment, m.ShareKeys)
-        frames = self.frames[party]
         task = self.context.task
         return {
             **self.describe_brought(party),
@@ -480,8 +479,16 @@ class Run:
             },
             "self_mask_commitment": commitment.self_mask_commitment.hex(),
             "group_commitment": commitment.group_commitment.hex(),
+            **self.describe_upload(confirming, contributing, owner),
+        }
+
+    def describe_upload(
+        self, confirming: s.AwaitingConfirmations, contributing: s.Contributing, owner: bytes
+    ) -> dict[str, Any]:
+        party, task = contributing.setup.me, self.context.task
+        return {
             "masks": self.describe_masks(confirming, contributing, owner),
-            "frames": [frame.hex() for frame in frames],
+            "frames": [frame.hex() for frame in self.frames[party]],
             "root": masked_upload_root(self.plan, task, self.encoded[party], contributing).hex(),
         }
 

@@ -15,6 +15,7 @@ from independent.ckks import verify_ckks
 from independent.closed_session import verify_closed
 from independent.counting import verify_counting
 from independent.decoy_session import verify_decoys
+from independent.encrypted_session import verify_encrypted
 from independent.graph import verify_graph
 from independent.proto import verify_proto
 from independent.refusals import verify_evidence, verify_refusals, verify_votes
@@ -32,6 +33,7 @@ NAMES = (
     "closed",
     "decoys",
     "ckks",
+    "encrypted",
 )
 
 
@@ -49,6 +51,7 @@ def verify(files: dict[str, Json]) -> list[str]:
         "closed": lambda: verify_closed(files["closed"]),
         "decoys": lambda: verify_decoys(files["decoys"]),
         "ckks": lambda: verify_ckks(files["ckks"]),
+        "encrypted": lambda: verify_encrypted(files["encrypted"]),
     }
     lines = []
     for name, check in checks.items():

@@ -21,7 +21,8 @@ from collabedit.errors import InputError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Plan
 from collabedit.proto.messages import Context
-from collabedit.simulation import Delivery, Outcome
+from collabedit.recording import Delivery
+from collabedit.simulation import Outcome
 from collabedit.sketch import LowRankUpdate
 
 Arrays = dict[str, NDArray[Any]]
@@ -78,7 +79,7 @@ def save_session(path: Path, session: Session) -> None:
     header = {
         "plan": session.plan.model_dump(mode="json", exclude_none=True),
         "deliveries": [
-            [each.sender, each.receiver, each.task, each.kind, len(each.data)]
+            [each.sender, each.receiver, each.task, each.kind, len(each.data), each.at]
             for each in deliveries
         ],
         "records": [
@@ -191,7 +192,7 @@ def _updates(arrays: Arrays, prefix: str) -> dict[LayerIndex, LowRankUpdate]:
 
 def _deliveries(listed: list[list[Any]], data: bytes) -> tuple[Delivery, ...]:
     found, start = [], 0
-    for sender, receiver, task, kind, size in listed:
+    for sender, receiver, task, kind, size, at in listed:
         found.append(
             Delivery(
                 PartyId(sender),
@@ -199,6 +200,7 @@ def _deliveries(listed: list[list[Any]], data: bytes) -> tuple[Delivery, ...]:
                 TaskIndex(task),
                 kind,
                 data[start : start + size],
+                at,
             )
         )
         start += size

@@ -293,9 +293,4 @@ def _not_tested(run: Run) -> tuple[str, ...]:
         "Prompts and objects of edits, where the matrix has no attack that asks for them.",
         "Adversaries who have other knowledge than the assumptions say.",
     ]
-    if any(entry.cell.setting.defence == "ckks" for entry in run.attacks):
-        found.append(
-            "ckks: that the aggregator and one party together decrypt single uploads is known "
-            "(docs/THREAT_MODEL.md) and not run again; rows about collusion look at sums."
-        )
     return tuple(found)

@@ -206,7 +206,7 @@ def run_session(task: SessionTask) -> Session:
                 identities=identities_of(task),
                 directory=Path(spool),
                 randomness={
-                    end: _randomness(task.id, f"end {end}") for end in (AGGREGATOR, *plan.party_ids)
+                    end: drawing(task.id, f"end {end}") for end in (AGGREGATOR, *plan.party_ids)
                 },
                 faults=_faults(task, plan),
                 encoded=watch,
@@ -265,7 +265,7 @@ def propose(task: SessionTask, model: EditableModel, covariance: Covariance | No
         ],
         aggregator=Coordinator(name="aggregator", identity=public(AGGREGATOR)),
         layers=edited_by(editor, model),
-        randomness=_randomness(task.plan_id, "plan"),
+        randomness=drawing(task.plan_id, "plan"),
         editor=editor.editor,
         covariance_weight=editor.covariance_weight,
         nullspace_threshold=editor.nullspace_threshold,
@@ -289,12 +289,18 @@ def first_layer_plan(plan: Plan) -> Plan:
 def identities_of(task: SessionTask) -> Mapping[PartyId, SigningKey]:
     """Make the keys of all ends, the aggregator's under 0."""
     return {
-        PartyId(end): SigningKey.generate(_randomness(task.plan_id, f"identity {end}"))
+        PartyId(end): SigningKey.generate(drawing(task.plan_id, f"identity {end}"))
         for end in range(task.setting.parties + 1)
     }
 
 
-def _randomness(name: str, context: str) -> ReplayableRandomness:
+def drawing(name: str, context: str) -> ReplayableRandomness:
+    """Return what draws the same each time that an audit is repeated.
+
+    Args:
+        name: of a session.
+        context: what is drawn for; another one for each use.
+    """
     seed = hashlib.sha256(f"collabedit/v1/audit\n{name}".encode()).digest()
     return ReplayableRandomness(seed, context.encode())
 
@@ -352,7 +358,7 @@ def _released(
         maps=maps,
         templates=plan.editing.context_templates,
         camouflage=camouflage,
-        randomness=_randomness(task.id, "camouflage"),
+        randomness=drawing(task.id, "camouflage"),
     )
     return {
         layer: LowRankUpdate(update.left, maps[layer].remap_rows(update.right))

@@ -5,11 +5,22 @@ and cuts it. New types of this package stand in `KINDS`; other packages call `re
 module of their attack is imported.
 """
 
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeAlias
 
 from collabedit.attacks.attack import Prior
+from collabedit.attacks.encrypted_views import (
+    EncryptedCollusion,
+    EncryptedView,
+    HeldTask,
+    PartyView,
+)
+from collabedit.attacks.grey_box import GreyBoxView
+from collabedit.attacks.network import NetworkView
+from collabedit.attacks.stage import Stage
 from collabedit.attacks.views import (
     AggregatorView,
     ColludingView,
@@ -19,10 +30,12 @@ from collabedit.attacks.views import (
 )
 from collabedit.audit.defences import DEFENCES
 from collabedit.audit.schema import Setting
-from collabedit.audit.sessions import Session
+from collabedit.audit.sessions import Session, drawing
+from collabedit.crypto.rng import Randomness
 from collabedit.errors import InputError
-from collabedit.ids import PartyId
-from collabedit.party.closing import ClosedTask
+from collabedit.ids import PartyId, TaskIndex
+from collabedit.party.closing import ClosedTask, Statistics
+from collabedit.party.editing.editor import key_maps
 from collabedit.threat_model import minimum_threshold
 
 SAME_SUMS = "the aggregator sees the same as with closed: camouflage is for recipients"
@@ -133,6 +146,82 @@ def _see_colluding(session: Session) -> list[Seen]:
     return found
 
 
+def _see_grey_box(session: Session) -> list[Seen]:
+    maker = session.task.maker
+    maps = key_maps(session.plan, maker.bench.second_moments(maker.editor))
+    view = RecipientView(session.plan, session.released)
+    return [Seen(GreyBoxView.of(view, model=maker.bench.load(), maps=maps))]
+
+
+def _see_network(session: Session) -> list[Seen]:
+    return [Seen(NetworkView.of(session.plan, session.outcome))]
+
+
+def _lacking_network(setting: Setting) -> str | None:
+    if DEFENCES[setting.defence].is_clear:
+        return "dense uploads have the length that the plan fixes, as all others"
+    return _lacking_aggregator(setting)
+
+
+def _see_stage(session: Session) -> Iterator[Seen]:
+    """Let an adversary run sessions of the same plan and parties.
+
+    Files of a play are gone when the next view is asked for.
+    """
+    statistics = session.statistics()
+
+    def edits(party: PartyId, task: TaskIndex) -> Statistics:
+        del task  # there is one, of the first edited layer
+        return [statistics[party]]
+
+    def randomness(play: int, end: PartyId) -> Randomness:
+        return drawing(session.task.id, f"play {play} of {end}")
+
+    with tempfile.TemporaryDirectory(prefix="collabedit-") as folder:
+        yield Seen(
+            Stage(session.plan, session.identities, edits, Path(folder), randomness=randomness)
+        )
+
+
+def _lacking_stage(setting: Setting) -> str | None:
+    if DEFENCES[setting.defence].is_clear:
+        return "there is no protocol that could be lied in"
+    if DEFENCES[setting.defence].backend != "masked":
+        return "lies of sessions with ciphertexts are in docs/lie-table.md"
+    if setting.scope != "first":
+        return "adversaries that act are given sessions of one layer"
+    return _lacking_aggregator(setting)
+
+
+def _see_encrypted(session: Session) -> list[Seen]:
+    return [Seen(EncryptedView.of(session.plan, session.outcome.transcript))]
+
+
+def _see_encrypted_collusion(session: Session) -> list[Seen]:
+    """The aggregator of ciphertexts with the last party, who does not open the sum."""
+    plan, transcript = session.plan, session.outcome.transcript
+    lent = plan.party_ids[-1]
+    own = {
+        task: HeldTask(each.context, each.group_secret, each.encoded[lent])
+        for task, each in session.secrets.items()
+        if each.group_secret is not None
+    }
+    party = PartyView.of(plan, lent, transcript, own)
+    return [
+        Seen(
+            EncryptedCollusion(EncryptedView.of(plan, transcript), party),
+            label=f"1 of {len(plan.party_ids)} parties colludes",
+            parties=frozenset(plan.party_ids) - {lent},
+        )
+    ]
+
+
+def _lacking_encrypted(setting: Setting) -> str | None:
+    if DEFENCES[setting.defence].backend == "ckks":
+        return None
+    return "there are no ciphertexts"
+
+
 def turned(session: Session, prior: Prior) -> Prior:
     """Return a prior in the secret basis of closed sums, as whoever has the group secret can."""
     plan = session.plan
@@ -154,6 +243,11 @@ KINDS: dict[type, ViewKind] = {
         ViewKind(RecipientView, _see_recipient),
         ViewKind(SessionPair, _see_pair, _lacking_pair, needs_again=True),
         ViewKind(ColludingView, _see_colluding, _lacking_aggregator),
+        ViewKind(GreyBoxView, _see_grey_box),
+        ViewKind(NetworkView, _see_network, _lacking_network),
+        ViewKind(Stage, _see_stage, _lacking_stage),
+        ViewKind(EncryptedView, _see_encrypted, _lacking_encrypted),
+        ViewKind(EncryptedCollusion, _see_encrypted_collusion, _lacking_encrypted),
     )
 }
 

@@ -30,12 +30,14 @@ from collabedit.cli.credentials import (
     read_identity,
     read_tls,
 )
+from collabedit.cli.recording import RecordOption
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError
 from collabedit.ids import AGGREGATOR
 from collabedit.plan import format_digest, load_plan
 from collabedit.proto.evidence_file import EvidenceFolder
 from collabedit.proto.votes import name_votes
+from collabedit.recorder import Recorder
 
 JOURNAL_FILE = "journal.sqlite"
 
@@ -66,6 +68,7 @@ def serve(
     abandon: Annotated[
         bool, typer.Option("--abandon", help="Give up an unfinished session and start a new one.")
     ] = False,
+    record: RecordOption = None,
     linger: Annotated[float, typer.Option(min=0, help="Seconds to stay after the end.")] = 15.0,
     json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
     debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
@@ -90,6 +93,7 @@ def serve(
     if abandon and journal.session is not None:
         say(f"gave up the unfinished session {journal.session.session_id.hex()[:16]}")
         journal.end("abandoned")
+    recorder = None if record is None else Recorder(record, plan, role="aggregator")
     coordinator = Coordinator(
         plan,
         key,
@@ -98,6 +102,7 @@ def serve(
         evidence=evidence_sink(EvidenceFolder(state, plan), observe),
         observer=observe,
         journal=journal,
+        recorder=recorder,
     )
     if coordinator.replayed:
         say(
@@ -116,6 +121,8 @@ def serve(
             partial.write_text(f"{server.port}\n")
             partial.replace(port_file)
         ended = server.run(linger=linger)
+    if recorder is not None:
+        recorder.close()
     _write_report(state / "report.json", coordinator)
     if not ended:
         say("stopped before the session was over; the same command resumes it")

@@ -40,6 +40,7 @@ from collabedit.cli.reassertion import (
     reassertion_report,
     take_reassertions,
 )
+from collabedit.cli.recording import RecordOption, recorded
 from collabedit.cli.results import check_output, check_previous, save_update, write_report
 from collabedit.cli.review import OVERLAP_FILE, overlap_review
 from collabedit.crypto.kdf import transcript_hash
@@ -78,7 +79,10 @@ WorkOption: TypeAlias = Annotated[
 ]
 DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")]
 ThreadsOption: TypeAlias = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="CPU threads, and processes that encrypt; default: all cores."
+    ),
 ]
 
 TARGETS_FILE = "targets.safetensors"
@@ -338,6 +342,7 @@ def join(
         bool,
         typer.Option(ABANDON_OPTION, help="Give up an unfinished session instead of resuming it."),
     ] = False,
+    record: RecordOption = None,
     review: Annotated[
         bool,
         typer.Option(help="Ask before going on, once copies and conflicts of edits are known."),
@@ -415,10 +420,13 @@ def join(
         )
         observe, evidence = _with_resumption(log_observer(role=name)), EvidenceFolder(work, plan)
         try:
-            with watch.phase("session"):
+            with (
+                recorded(record, plan, party, channel) as (through, verified),
+                watch.phase("session"),
+            ):
                 session = run_session(
                     member,
-                    channel,
+                    through,
                     editor,
                     ledger=ledger,
                     enter=EnteredSessions(work / SESSIONS_FILE).enter,
@@ -428,7 +436,9 @@ def join(
                     past_items=() if plan.overlap is None else edit_items(recollection.edits),
                     reasserted_items=reasserted_items(plan, added),
                     review=overlap_review(work / OVERLAP_FILE, ask=review),
+                    verified=verified,
                     observer=observe,
+                    processes=threads,
                 )
         except CollabEditError as error:
             for path in evidence.written:

@@ -49,6 +49,7 @@ from collabedit.cli.plan import (
     parse_editor,
     parse_overlap,
 )
+from collabedit.cli.recording import RecordOption, check_record, simulation_recorder
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import InputError
@@ -82,13 +83,16 @@ def _crashes(texts: list[str], parties: int) -> tuple[dict[PartyId, str], TaskIn
     return crashes, TaskIndex(max(tasks, default=0))
 
 
-def _check_flags(*, parties: int, schedule: str, statistics: str, out: Path | None) -> None:
+def _check_flags(
+    *, parties: int, schedule: str, statistics: str, out: Path | None, record: Path | None
+) -> None:
     if parties < MINIMUM_PARTIES:
         raise InputError(f"{parties} --edits files: a federation has at least {MINIMUM_PARTIES}")
     if schedule not in {"sequential", "parallel"} or statistics not in {"sketch", "dense"}:
         raise InputError("--schedule is sequential or parallel, --statistics sketch or dense")
     if out is not None:
         check_place(out)
+    check_record(record)
 
 
 def _room(wish: "OverlapWish | None") -> int:
@@ -161,6 +165,7 @@ def run(
     decoy_bound: DecoyBoundOption = None,
     equal_lengths: EqualLengthsOption = False,
     length_units: LengthUnitsOption = None,
+    record: RecordOption = None,
     out: Annotated[Path | None, typer.Option(help="Report to write, JSON.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
 ) -> None:
@@ -181,7 +186,9 @@ def run(
     from collabedit.simulation import Faults, Simulation, accept_all
 
     configure_logs(as_json=False, debug=False)
-    _check_flags(parties=len(edits), schedule=schedule, statistics=statistics, out=out)
+    _check_flags(
+        parties=len(edits), schedule=schedule, statistics=statistics, out=out, record=record
+    )
     chosen_editor, chosen_backend = parse_editor(editor), parse_backend(backend)
     check_ckks(chosen_backend)
     wish = parse_overlap(overlap, false_positive, paraphrases)
@@ -268,7 +275,10 @@ def run(
     vote = accept_all if plan.acceptance is None else _voting(plan.acceptance, editors)
     everything = [edit for own in records for edit in own]
     before = evaluate(loaded, everything).metrics.to_dict()
-    with tempfile.TemporaryDirectory(prefix="collabedit-") as spool:
+    with (
+        simulation_recorder(record, plan) as recorder,
+        tempfile.TemporaryDirectory(prefix="collabedit-") as spool,
+    ):
         simulation = Simulation(
             plan,
             identities=keys,
@@ -284,6 +294,7 @@ def run(
             ),
             seed=seed,
             observer=log_observer(role="aggregator"),
+            recorder=recorder,
         )
         outcome = simulation.run(
             contribute,

@@ -9,8 +9,9 @@ import numpy as np
 
 from collabedit.aggregator import states as a
 from collabedit.aggregator.coordinator import Coordinator
+from collabedit.crypto.kdf import derive_key
 from collabedit.crypto.keystream import Keystream
-from collabedit.crypto.ring import Ring, RingArray, to_bytes
+from collabedit.crypto.ring import Ring, RingArray, add_into, to_bytes
 from collabedit.errors import AbortReason, BoundsError
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party import states as s
@@ -18,7 +19,9 @@ from collabedit.party.counting import Counter
 from collabedit.plan import Plan
 from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_body
-from tests.simulation.faults.contributions import Countable
+from collabedit.proto.envelope import context_fields
+from collabedit.sketch import Matrix
+from tests.simulation.faults.contributions import Countable, count_in
 
 _TYPES = {kind: message for message, kind in m.KINDS.items()}
 _LATE = (AbortReason.BELOW_THRESHOLD, AbortReason.TIMEOUT, AbortReason.PARTY_LEFT)
@@ -26,8 +29,12 @@ _STORING = (
     a.CollectingContributions
     | a.CollectingSurvivorConfirmations
     | a.CollectingUnmaskings
+    | a.Summing
+    | a.CollectingOpening
     | a.Opening
 )
+_UPDATE_ERROR = 1e-5
+"""Relative, of an update that was opened against the centralised one: fixed point's."""
 
 
 class FindingError(AssertionError):
@@ -102,7 +109,13 @@ class Audit:
         self._said: dict[tuple[PartyId, TaskIndex, int], bytes] = {}
         self._kinds: dict[tuple[TaskIndex, PartyId], tuple[type, PartyId]] = {}
         self._shares: dict[tuple[TaskIndex, PartyId], dict[type, set[bytes]]] = {}
-        self._acknowledged: dict[tuple[TaskIndex, PartyId], set[int]] = {}
+        self._acknowledged: dict[tuple[TaskIndex, PartyId, bool], set[int]] = {}
+        self._secrets: set[bytes] = set()
+        self._contributed: dict[tuple[PartyId, TaskIndex], RingArray] = {}
+        self._uploads: dict[tuple[PartyId, TaskIndex], bytes] = {}
+        self._openings: dict[tuple[PartyId, TaskIndex], bytes] = {}
+        self._aborts: set[PartyId] = set()
+        self._lost_opener = False
         self._updates: dict[TaskIndex, tuple[PartyId, bytes]] = {}
         self._reached: dict[tuple[TaskIndex, PartyId], dict[type, set[PartyId]]] = {}
         self._scanned: object = None
@@ -118,7 +131,7 @@ class Audit:
     def must_complete(self) -> bool:
         """Whether nothing has happened that excuses an early end."""
         spare = len(self._plan.party_ids) - self._threshold
-        return self.nobody_lied and len(self.hurt) <= spare
+        return self.nobody_lied and len(self.hurt) <= spare and not self._lost_opener
 
     def sent(self, party: PartyId, packet: m.Packet) -> None:
         """Check what an honest party signs."""
@@ -131,9 +144,12 @@ class Audit:
         said = self._said.setdefault((party, task, envelope.kind), envelope.body)
         if said != envelope.body:
             raise FindingError("two-statements", f"party {party} signed two {kind.__name__}")
+        if kind is m.Unmask and self._plan.is_encrypted:
+            raise FindingError("unsigned-reveal", f"party {party} reveals shares of no mask")
+        signed = (party, task, m.KINDS[m.ConfirmSurvivors]) in self._said
+        if kind in (m.Unmask, m.SumOpened) and not signed:
+            raise FindingError("unsigned-reveal", f"party {party} signed no survivor set")
         if kind is m.Unmask:
-            if (party, task, m.KINDS[m.ConfirmSurvivors]) not in self._said:
-                raise FindingError("unsigned-reveal", f"party {party} signed no survivor set")
             message = decode_body(envelope.kind, envelope.body)
             assert isinstance(message, m.Unmask)
             self._revealed(party, task, message)
@@ -174,6 +190,10 @@ class Audit:
             setup, secret = state.setup, state.group_secret
             if self._plan.counting(setup.context.task) is not None and secret is not None:
                 self._counter = Counter(self._plan, setup.context, secret)
+            if self._plan.needs_secret(setup.context.task) and secret is not None:
+                fields = context_fields(setup.context)
+                key = derive_key(secret, label="ckks-secret", context=fields)
+                self._secrets |= {secret, key}
         if isinstance(state, s.AwaitingConfirmations):
             for owner, held in state.shares.items():
                 kinds = self._shares.setdefault((state.setup.context.task, owner), {})
@@ -193,10 +213,11 @@ class Audit:
             if self._plan.counting(task) is not None:
                 wanted = self._counted
             else:
-                wanted = _digest(self._federation.plain_sum(state.survivors, task))
+                wanted = _digest(self._plain_sum(state.survivors, task))
             if not self.aggregator_lied and state.sum_digest != wanted:
                 raise FindingError("sum-exact", f"party {party} completed with another sum")
         elif isinstance(state, s.Aborted):
+            self._aborts.add(party)
             self._aborted(party, state)
 
     def _aborted(self, party: PartyId, state: s.Aborted) -> None:
@@ -207,6 +228,8 @@ class Audit:
             raise FindingError("wrong-reason", what)
         if party in self.hurt:
             return
+        if state.reason is AbortReason.OPENER_GONE and self._may_be_gone(state.culprit):
+            return
         if self.nobody_lied and (state.reason, state.culprit) != (_LATE[0], None):
             raise FindingError("wrong-reason", what)
         # An honest end is never blamed, whoever else lies.
@@ -214,6 +237,51 @@ class Audit:
         late = state.culprit == party and state.reason in _LATE
         if state.culprit not in guilty and not late:
             raise FindingError("wrong-reason", what)
+
+    def _may_be_gone(self, opener: PartyId | None) -> bool:
+        """Whether a party was harmed, or has refused what it was to open."""
+        return opener in self.hurt or opener in self._aborts
+
+    def contributes(self, party: PartyId, task: TaskIndex, vector: RingArray) -> None:
+        """Note what goes into a closed sum, before masks or encryption."""
+        known = self._contributed.setdefault((party, task), vector)
+        if not np.array_equal(known, vector):
+            raise FindingError("two-contributions", f"party {party} in task {task}")
+
+    def uploads(self, party: PartyId, task: TaskIndex, upload: RingArray) -> None:
+        """Hold what a party uploads against what it uploaded before."""
+        digest = _digest(upload)
+        if self._uploads.setdefault((party, task), digest) != digest:
+            raise FindingError("two-contributions", f"party {party} uploads another to {task}")
+
+    def opens(self, party: PartyId, task: TaskIndex, sum_digest: bytes) -> None:
+        """Note that integers of an encrypted sum are durable at its opener."""
+        if (party, task) in self._openings:
+            raise FindingError("opened-twice", f"by party {party}, in task {task}")
+        self._openings[party, task] = sum_digest
+
+    def applies(self, party: PartyId, state: s.FetchingUpdate, update: Matrix) -> None:
+        """Check an update that a party opened, and is about to verify."""
+        if not self.nobody_lied or party == self.liar:
+            return
+        wanted = self._federation.centralised(state.survivors, state.setup.context.task)
+        error = float(np.linalg.norm(update - wanted) / np.linalg.norm(wanted))
+        if not error < _UPDATE_ERROR:
+            raise FindingError("update-exact", f"party {party} is off by {error:.1e}")
+
+    def _plain_sum(self, survivors: frozenset[PartyId], task: TaskIndex) -> RingArray:
+        if not self._plan.is_closed(task):
+            return self._federation.plain_sum(survivors, task)
+        total = np.zeros_like(self._contributed[min(survivors), task])
+        for party in survivors:
+            add_into(total, self._contributed[party, task])
+        return total
+
+    def _describe(self, total: RingArray, task: TaskIndex) -> str:
+        if not self._plan.is_closed(task):
+            return self._federation.describe(total, task)
+        own = {who: vector for (who, where), vector in self._contributed.items() if where == task}
+        return count_in(total, own)
 
     def summed(self, task: TaskIndex, survivors: frozenset[PartyId], total: RingArray) -> None:
         """Check a sum at the moment when its masks are off."""
@@ -224,8 +292,10 @@ class Audit:
         if self._plan.counting(task) is not None:
             self._counted = _digest(total)
             self._check_tables(survivors, total)
-        elif not np.array_equal(total, self._federation.plain_sum(survivors, task)):
-            described = self._federation.describe(total, task)
+        elif self._plan.is_encrypted and self.liar == min(survivors):
+            return  # the parties' checks have to see it
+        elif not np.array_equal(total, self._plain_sum(survivors, task)):
+            described = self._describe(total, task)
             raise FindingError("sum-exact", f"survivors {set(survivors)}: {described}")
 
     def _check_tables(self, survivors: frozenset[PartyId], total: RingArray) -> None:
@@ -239,17 +309,20 @@ class Audit:
         if not np.array_equal(tables.counts, plain):
             raise FindingError("sum-exact", f"survivors {set(survivors)}: other counts")
 
-    def acknowledged(self, task: TaskIndex, party: PartyId, tiles: set[int]) -> None:
-        """Note that a party was told that these tiles are stored."""
-        self._acknowledged.setdefault((task, party), set()).update(tiles)
+    def acknowledged(
+        self, task: TaskIndex, party: PartyId, tiles: set[int], *, opened: bool = False
+    ) -> None:
+        """Note that a party was told that these tiles are stored: of its upload, or `opened`."""
+        self._acknowledged.setdefault((task, party, opened), set()).update(tiles)
 
     def look(self, coordinator: Coordinator) -> None:
         """Check the aggregator between two steps."""
         state = coordinator.state
         if isinstance(state, _STORING):
             task, _ = coordinator.position
-            for (told_in, party), tiles in self._acknowledged.items():
-                stored = coordinator._store.stored(party) if told_in == task else b""
+            for (told_in, party, opened), tiles in self._acknowledged.items():
+                store = coordinator._opened if opened else coordinator._store
+                stored = store.stored(party) if store is not None and told_in == task else b""
                 if stored and not all(stored[tile // 8] >> tile % 8 & 1 for tile in tiles):
                     raise FindingError("tile-lost", f"of tiles {tiles} of party {party}")
         if isinstance(state, a.Aborted):
@@ -270,14 +343,22 @@ class Audit:
         what = f"aggregator: {state.reason.name}, culprit {state.culprit}: {state.detail}"
         if state.reason is AbortReason.UNSPECIFIED or not state.detail:
             raise FindingError("no-reason", what)
+        if state.reason is AbortReason.OPENER_GONE and self._may_be_gone(state.culprit):
+            self._lost_opener = True
+            return
         allowed = {AbortReason.BELOW_THRESHOLD}
         if self.liar is not None:
             allowed.add(AbortReason.INVALID_SHARE)
+        if self.liar is not None and self._plan.is_encrypted:
+            # Integers of a lying opener are beyond bounds, or merge to no update of the plan.
+            allowed |= {AbortReason.BOUNDS_EXCEEDED, AbortReason.MERGE_FAILED}
         if state.reason not in allowed or state.culprit not in (None, self.liar):
             raise FindingError("wrong-reason", what)
 
     def search(self, data: bytes, where: str, *, retired: bool = False) -> None:
         """Look for both kinds of share of an owner in what the aggregator keeps."""
+        if any(map(data.__contains__, self._secrets)):
+            raise FindingError("secret-held", f"what opens a closed sum: {where}")
         for (task, owner), kinds in self._shares.items():
             found = {kind for kind, values in kinds.items() if any(map(data.__contains__, values))}
             if retired and found:

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from collabedit.errors import AbortReason
+from collabedit.crypto.ckks.wire import HEADER_BYTES
+from collabedit.encrypted import SEED_BYTES, SUM_CHUNK_BYTES
+from collabedit.errors import AbortReason, UnexpectedMessageError
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party import states as s
 from collabedit.party.task import MESSAGES
@@ -31,6 +33,16 @@ _LISTS: dict[str, tuple[type, str, type]] = {
     "SurvivorsConfirmed": (m.SurvivorsConfirmed, "confirmations", m.ConfirmSurvivors),
     "UpdateVerified": (m.UpdateVerified, "confirmations", m.VerifyUpdate),
 }
+_OFFERS: dict[ops.OfferLie, AbortReason] = {
+    "flip": _R.DIGEST_MISMATCH,
+    "cut": _R.DIGEST_MISMATCH,
+    "length": _R.MALFORMED_MESSAGE,
+    "old": _R.DIGEST_MISMATCH,
+    "seeds": _R.DIGEST_MISMATCH,
+    "header": _R.MALFORMED_MESSAGE,
+    "residue": _R.BOUNDS_EXCEEDED,
+}
+"""Why an opener must refuse what it is offered."""
 _OWN_ENTRY = ("Roster", "RelayShares", "ProposeSurvivors")
 
 Shown: TypeAlias = tuple[m.Packet, frozenset[AbortReason]]
@@ -49,6 +61,7 @@ class BadAggregator:
         self._rules: list[ops.AggregatorLie] = []
         self._acted: set[ops.AggregatorLie] = set()
         self._captured: dict[tuple[TaskIndex, type, PartyId], list[m.Packet]] = {}
+        self._offers: dict[TaskIndex, bytes] = {}
 
     def capture(self, packet: m.Packet) -> None:
         """Keep what arrived."""
@@ -70,6 +83,59 @@ class BadAggregator:
             if isinstance(rule, ops.AlterRelease) and party in rule.group and rule.what != "sum":
                 return _OTHER_UPDATE
         return genuine
+
+    def offer(self, task: TaskIndex, genuine: bytes) -> tuple[bytes, AbortReason | None]:
+        """Return what the opener is served, and why it must refuse that, if it must."""
+        self._offers[task] = genuine
+        served, reason = genuine, None
+        for rule in self._rules:
+            if isinstance(rule, ops.AlterOffer):
+                altered = self._altered(rule, task, served)
+                if altered != served or rule.what == "length":
+                    served, reason = altered, _OFFERS[rule.what]
+                    self._acted.add(rule)
+        alone = len(self._acted) == 1 and self._world.audit.liar is None
+        return served, reason if alone else None
+
+    def _altered(self, rule: ops.AlterOffer, task: TaskIndex, data: bytes) -> bytes:
+        altered = bytearray(data)
+        first_chunk = len(data) - SUM_CHUNK_BYTES
+        match rule.what:
+            case "flip":
+                altered[-1] ^= 1
+            case "cut":
+                del altered[-8:]
+            case "old":
+                return self._offers.get(TaskIndex(task - 1), data)
+            case "seeds":
+                altered[:SEED_BYTES] = bytes(SEED_BYTES)
+            case "header":
+                altered[first_chunk + 6] -= 1  # terms
+            case "residue":
+                altered[first_chunk + HEADER_BYTES + 5] ^= 1
+            case "length":
+                pass
+        return bytes(altered)
+
+    def _offered(self, rule: ops.AlterOffer, party: PartyId, packet: m.Packet) -> Shown | None:
+        if packet.envelope.kind != m.KINDS[m.OfferSum] or rule.what in {"flip", "cut"}:
+            return None
+        message = decode_body(packet.envelope.kind, packet.envelope.body)
+        assert isinstance(message, m.OfferSum)
+        if rule.what == "length":
+            longer = replace(message, sum_bytes=message.sum_bytes + 1)
+            shown = self._sign(packet.envelope.context, longer)
+            return shown, frozenset({_OFFERS["length"]})
+        task = packet.envelope.context.task
+        try:
+            genuine = b"".join(self._world.coordinator.download(party, task))
+        except UnexpectedMessageError:
+            return None  # it is over
+        digest = hashlib.sha256(self._altered(rule, task, genuine)).digest()
+        if digest == message.sum_digest:
+            return None
+        other = m.OfferSum(digest, message.sum_bytes)
+        return self._sign(packet.envelope.context, other), frozenset()
 
     def show(self, party: PartyId, packet: m.Packet) -> tuple[m.Packet, frozenset[AbortReason]]:
         """Return what a party is shown instead of the coordinator's packet."""
@@ -93,6 +159,8 @@ class BadAggregator:
                 return self._swap(rule, party, packet)
             case ops.AlterRelease() if party in rule.group:
                 return self._release(rule, packet)
+            case ops.AlterOffer():
+                return self._offered(rule, party, packet)
             case _:
                 return None
 

@@ -23,7 +23,7 @@ def _sign(member: Member, message: m.Message, *attachments: bytes) -> m.Packet:
     return m.Packet(envelope, attachments)
 
 
-def lie(member: Member, what: PartyLie, packet: m.Packet) -> tuple[m.Packet, ...]:  # noqa: C901
+def lie(member: Member, what: PartyLie, packet: m.Packet) -> tuple[m.Packet, ...]:  # noqa: C901, PLR0912
     """Return what a lying party sends instead of `packet`."""
     setup, envelope = member.setup, packet.envelope
     if envelope.context != setup.context:
@@ -58,6 +58,14 @@ def lie(member: Member, what: PartyLie, packet: m.Packet) -> tuple[m.Packet, ...
         case "stolen-key", m.Advertise():
             stolen = member.world.keys_of_another(member.party)
             return (_sign(member, replace(message, mask_public=stolen or message.seal_public)),)
+        case "other-seeds", m.Contribute():
+            return (_sign(member, replace(message, seeds=_NONSENSE)), packet)
+        case "no-seeds", m.Contribute():
+            return (_sign(member, replace(message, seeds=b"")), packet)
+        case "other-sum", m.SumOpened():
+            return (_sign(member, replace(message, sum_digest=_NONSENSE)), packet)
+        case "wrong-length", m.SumOpened():
+            return (_sign(member, replace(message, elements=message.elements + 1)), packet)
         case "wrong-length", m.Contribute():
             return (_sign(member, replace(message, elements=message.elements + 1)), packet)
         case "other-task", _:
@@ -99,6 +107,8 @@ def _second(member: Member, message: m.Message) -> Iterable[m.Packet]:
             swapped = _swap_kinds(member)
             if swapped is not None:
                 yield swapped
+        case m.SumOpened():
+            yield _sign(member, replace(message, root=_NONSENSE))
         case m.VerifyUpdate():
             yield _sign(member, replace(message, sum_digest=_NONSENSE))
         case _:

@@ -104,6 +104,8 @@ def run(first: int, lists: int, *, processes: int) -> dict[str, object]:
         "ends": _grouped(counts, "end, "),
         "refused": _grouped(counts, "refused "),
         "exact_sums": counts["exact sums"],
+        "exact_sums_by_plan": _grouped(counts, "sums, "),
+        "openers_ended": _grouped(counts, "openers ended, "),
         "sessions_that_opened_something": counts["sessions that opened something"],
         "crashes": counts["crashes"],
         "restarts": counts["restarts"],

@@ -6,13 +6,27 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 from unittest.mock import patch
 
+from collabedit.aggregator import tiles
 from collabedit.aggregator.bundles import Bundles
 from collabedit.aggregator.journal import Journal
 from collabedit.errors import StorageError
 from collabedit.ids import TaskIndex
 from tests.simulation.faults.ops import Moment
+
+T = TypeVar("T")
+
+
+class _System:
+    """The module `os`, but for one function."""
+
+    def __init__(self, pwrite: Callable[[int, bytes, int], int]) -> None:
+        self.pwrite = pwrite
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
 
 
 class CrashError(BaseException):
@@ -60,8 +74,12 @@ class Disk:
     def installed(self) -> Iterator[None]:
         """Put this disk under the aggregator's tiles and updates."""
         with ExitStack() as stack:
-            stack.enter_context(patch.object(os, "pwrite", self._pwrite(os.pwrite)))
+            # Of that module alone: ciphertexts pass through files in memory, at parties, too.
+            system = _System(self._pwrite(os.pwrite))
+            stack.enter_context(patch.object(tiles, "os", system))
             stack.enter_context(patch.object(Bundles, "store", self._store(Bundles.store)))
+            sums = self._store_sum(Bundles.store_sum)
+            stack.enter_context(patch.object(Bundles, "store_sum", sums))
             yield
 
     def _pwrite(self, real: Callable[[int, bytes, int], int]) -> Callable[[int, bytes, int], int]:
@@ -96,6 +114,22 @@ class Disk:
                 raise CrashError
 
         return store
+
+    def _store_sum(self, real: Callable[..., T]) -> Callable[..., T]:
+        """A file is there whole or not at all, so nothing is torn here."""
+
+        def store_sum(*arguments: object, **named: object) -> T:
+            if self.is_full():
+                raise StorageError("cannot store a sum: no space left")
+            moment = self.moment()
+            if moment in ("before", "torn"):
+                raise CrashError
+            stored = real(*arguments, **named)
+            if moment is not None:
+                raise CrashError
+            return stored
+
+        return store_sum
 
 
 class MortalJournal(Journal):

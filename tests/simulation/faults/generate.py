@@ -8,7 +8,27 @@ from tests.simulation.faults import ops
 from tests.simulation.faults.ops import Op, Scenario
 
 COUNTING_PART: Final = 3
-"""Which quarter of all scenarios begins with a counting task."""
+"""Which quarter of all scenarios begins with a counting task, if its plan can have one."""
+
+SUMS: Final[tuple[ops.Sums, ...]] = ("open", "encrypted", "open", "closed", "open")
+"""Kinds of sums, in turn."""
+
+FLOWS: Final[dict[ops.Sums, tuple[int, ...]]] = {
+    "open": (1, 2, 5, 10, 25),
+    "closed": (1, 2, 5, 10, 25),
+    "encrypted": (1, 5, 10, 25, 60),
+}
+"""How many messages arrive between two faults: an upload of ciphertexts alone is ten."""
+
+OPENING_MOMENTS: Final[tuple[ops.OpeningMoment, ...]] = ("begun", "fetched", "opened", "uploaded")
+OFFERS: Final[tuple[ops.OfferLie, ...]] = (
+    *("flip", "cut", "length", "old", "seeds", "header", "residue"),
+)
+OPENER_LIES: Final[tuple[ops.PartyLie, ...]] = ("other-integers", "other-sum")
+CIPHERTEXT_LIES: Final[tuple[ops.PartyLie, ...]] = (
+    *("bad-checks", "bad-chunk", "replayed-chunk", "foreign-key", "other-seeds", "no-seeds"),
+    *OPENER_LIES,
+)
 
 SIZES: Final = (3, 4, 4, 4, 5, 5)
 LISTS: Final[tuple[ops.ListKind, ...]] = (
@@ -65,21 +85,29 @@ def flavour_of(seed: int) -> str:
     return _flavour(_Dice(seed))
 
 
+def sums_of(seed: int) -> ops.Sums:
+    """Return which sums a numbered scenario is about."""
+    return SUMS[seed % len(SUMS)]
+
+
 def scenario(seed: int) -> Scenario:
     """Draw a scenario: calm, lossy, crashing, closing, and with one liar of either role."""
     dice = _Dice(seed)
     flavour = _flavour(dice)
-    faults = _FLAVOURS[flavour](dice)
+    sums = sums_of(seed)
+    faults = _FLAVOURS[flavour](dice) + _more_faults(dice, flavour, sums)
     ops_: list[Op] = []
     late = [p for p in range(1, dice.parties + 1) if dice.random.random() < 0.06]
     ops_ += [ops.Join(p) for p in range(1, dice.parties + 1) if p not in late]
     dice.random.shuffle(ops_)
+    # By dice of their own: what else happens is what happens to open sums.
+    ops_ += _first_lie(_Dice(seed), flavour, sums)
     if flavour == "forking":
         ops_ += _fork(dice)
     else:
         # Faults come in a crowd, or one after a long quiet time.
         for _ in range(dice.random.randint(1, 12)):
-            ops_.append(ops.Flow(dice.random.choice((1, 2, 5, 10, 25))))
+            ops_.append(ops.Flow(dice.random.choice(FLOWS[sums])))
             ops_.append(dice.one_of(faults))
             if dice.random.random() < 0.2:
                 ops_.append(ops.OpenSum())
@@ -91,7 +119,8 @@ def scenario(seed: int) -> Scenario:
         tasks=dice.random.choice((1, 1, 2)),
         strict=dice.random.random() < 0.5,
         seed=seed,
-        counts=seed % 4 == COUNTING_PART,
+        counts=seed % 4 == COUNTING_PART and sums != "encrypted",
+        sums=sums,
     )
 
 
@@ -193,6 +222,34 @@ def _everything(dice: _Dice) -> tuple[Callable[[], Op], ...]:
         *_lying_party(dice),
         *_lying_aggregator(dice),
     )
+
+
+def _more_faults(dice: _Dice, flavour: str, sums: ops.Sums) -> tuple[Callable[[], Op], ...]:
+    """What only encrypted sums can meet."""
+    if sums != "encrypted":
+        return ()
+    more: list[Callable[[], Op]] = []
+    if flavour not in {"crashing", "forking"}:
+        more += [
+            lambda: ops.CrashOpening(dice.random.choice(OPENING_MOMENTS)),
+            lambda: ops.CrashOpening(dice.random.choice(OPENING_MOMENTS), aggregator=True),
+        ]
+    if flavour in {"crashing", "slow", "everything"}:
+        more.append(lambda: ops.CrashOpening(dice.random.choice(OPENING_MOMENTS), gone=True))
+    if flavour in {"lying-aggregator", "everything"}:
+        more += 4 * [lambda: ops.AlterOffer(dice.random.choice(OFFERS))]
+    return tuple(more)
+
+
+def _first_lie(dice: _Dice, flavour: str, sums: ops.Sums) -> list[Op]:
+    """What a party uploads to closed sums that it should not."""
+    if sums == "open" or flavour not in {"lying-party", "everything"}:
+        return []
+    lie = dice.random.choice(CIPHERTEXT_LIES if sums == "encrypted" else CIPHERTEXT_LIES[:1])
+    # Most often the lowest id opens.
+    liar = 1 if lie in OPENER_LIES else dice.party()
+    share = 0.7 if sums == "encrypted" else 0.3
+    return [ops.LieAsParty(liar, lie)] if dice.random.random() < share else []
 
 
 def _forking(dice: _Dice) -> tuple[Callable[[], Op], ...]:

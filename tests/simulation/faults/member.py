@@ -3,6 +3,9 @@
 import hashlib
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from collabedit.crypto.ring import Ring, RingArray, from_bytes, to_bytes
 from collabedit.errors import (
     AbortReason,
     CryptoError,
@@ -13,10 +16,18 @@ from collabedit.errors import (
 )
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party import states as s
-from collabedit.party.contribution import MaskedUpload, contributed_vector, masked_upload
+from collabedit.party.closing import Released, UnverifiedError
+from collabedit.party.contribution import (
+    MaskedUpload,
+    contributed_vector,
+    masked_upload,
+    uploaded_vector,
+)
+from collabedit.party.decryption import open_offer, opened_upload
 from collabedit.party.entries import EditsCounted, TaskCompleted
 from collabedit.party.journal import PartyJournal
 from collabedit.party.overlap import OwnEdits
+from collabedit.party.pieces import SealedFile
 from collabedit.party.replay import InputLog, replay_task
 from collabedit.party.task import MESSAGES, advance
 from collabedit.party.witness import Witness
@@ -24,7 +35,10 @@ from collabedit.proto import messages as m
 from collabedit.proto.codec import decode_packet, encode_packet
 from collabedit.proto.envelope import first_chain, next_chain, open_envelope, sign_message
 from collabedit.proto.evidence import Evidence, verify
+from collabedit.proto.statements import RefusalError
+from tests.simulation.faults import ops
 from tests.simulation.faults.audit import FindingError, fingerprint
+from tests.simulation.faults.bad_ciphertexts import spoil_integers, spoil_vector, spoil_words, waits
 from tests.simulation.faults.network import Message
 from tests.support.randomness import InsecureTestRandomness
 
@@ -33,6 +47,18 @@ if TYPE_CHECKING:
 
 _PROVABLE = (AbortReason.SURVIVOR_FORK, AbortReason.UPDATE_FORK, AbortReason.REPEATED_OPENING)
 _TYPES = {kind: message for message, kind in m.KINDS.items()}
+
+
+def _content(file: SealedFile) -> bytes:
+    return file.read(0, file.size)
+
+
+class EndedError(BaseException):
+    """The process of an opener is gone. Not an Exception: nothing may catch it and clean up."""
+
+    def __init__(self, death: ops.CrashOpening) -> None:
+        self.death = death
+        super().__init__()
 
 
 class Member:
@@ -208,7 +234,7 @@ class Member:
         for packet in step.outbound:
             self.world.say(self, packet)
         match step.state:
-            case s.Contributing():
+            case s.Contributing() | s.OpeningSum():
                 self._upload = None
                 self.upload()
             case s.FetchingUpdate():
@@ -251,16 +277,27 @@ class Member:
         """Send the frames that the aggregator has not stored, from the beginning of a stream."""
         state = self.state
         self.needs_upload = False
-        if not isinstance(state, s.Contributing):
-            return
-        plan = self.world.federation.plan
-        brought = self.world.federation.brought(self.party, self.task)
-        encoded = contributed_vector(state.setup, brought, state.group_secret)
+        stored = b""
+        if isinstance(state, s.Contributing):
+            if waits(self.world.lies(self.party), self.world):
+                self.needs_upload = True
+                return
+            if self._upload is None:
+                plan, encoded = self.world.federation.plan, self._contribution(state)
+                self._upload = masked_upload(plan, self.task, encoded, state.masks)
+            else:
+                stored = self.world.stored(self.party, self.task)
+        elif isinstance(state, s.OpeningSum):
+            if self._upload is None:
+                try:
+                    self._open(state)
+                except EndedError as ended:
+                    self._end(ended.death)
+                    return
+            else:
+                stored = self.world.stored(self.party, self.task)
         if self._upload is None:
-            self._upload = masked_upload(plan, self.task, encoded, state.masks)
-            stored = b""
-        else:
-            stored = self.world.stored(self.party, self.task)
+            return
         frames = list(self._upload.frames())
         frames = [
             frame
@@ -269,9 +306,82 @@ class Member:
         ]
         self.world.stream(self, frames)
 
+    def _contribution(self, state: s.Contributing) -> RingArray:
+        """Return what is masked, as `party.driver` does: made once if it cannot be made again."""
+        setup = state.setup
+        plan, audit = setup.plan, self.world.audit
+        brought = self.world.federation.brought(self.party, self.task)
+        what = self.world.lies(self.party)
+
+        def make() -> RingArray:
+            vector = contributed_vector(setup, brought, state.group_secret)
+            if plan.is_closed(self.task):
+                vector = spoil_vector(what, vector)
+                audit.contributes(self.party, self.task, vector)
+            words = uploaded_vector(setup, vector, state.group_secret)
+            return spoil_words(what, self.world, setup, vector, words)
+
+        if not plan.is_closed(self.task):
+            return make()
+        file = self._log.contribution(self.task, lambda: [bytes(to_bytes(make()))])
+        upload = from_bytes(Ring.from_bits(plan.aggregation.ring_bits), _content(file))
+        audit.uploads(self.party, self.task, upload)
+        return upload
+
+    def _open(self, state: s.OpeningSum) -> None:
+        """Open an encrypted sum as `party.driver` does, and end where the scenario says so."""
+        self._log.begin_opening(state.sum_digest)
+        self._may_end("begun")
+        reason: AbortReason | None = None
+        made = False
+
+        def make() -> list[bytes]:
+            nonlocal reason, made
+            offer, reason = self.world.offer(self.party, self.task)
+            integers = open_offer(state, offer, self._randomness)
+            made = True
+            self._may_end("fetched")
+            return [bytes(to_bytes(integers))]
+
+        try:
+            opened = from_bytes(Ring.Z64, _content(self._log.opening(self.task, make)))
+        except UnexpectedMessageError:
+            return  # the session is over, and word of that on its way
+        except RefusalError as refusal:
+            if reason not in (None, refusal.reason):
+                raise FindingError(
+                    "lie-accepted", f"opener {self.party} met {refusal.reason}, must be {reason}"
+                ) from None
+            refused = s.SumRefused(refusal.reason, str(refusal), refusal.culprit)
+            self.take(advance(state, refused))
+            return
+        if reason is not None:
+            raise FindingError("lie-accepted", f"opener {self.party} opened, must meet {reason}")
+        if made:
+            self.world.audit.opens(self.party, self.task, state.sum_digest)
+        self._may_end("opened")
+        opened = spoil_integers(self.world.lies(self.party), np.array(opened))
+        self._upload = opened_upload(state.setup.plan, self.task, opened)
+
+    def _may_end(self, moment: ops.OpeningMoment) -> None:
+        death = self.world.dies_at(moment)
+        if death is not None:
+            raise EndedError(death)
+
+    def _end(self, death: ops.CrashOpening) -> None:
+        if death.gone:
+            self.kill()
+        else:
+            self.crash()
+
     def uploaded(self) -> None:
         """Go on after the aggregator's receipt for a whole stream."""
-        if isinstance(self.state, s.Contributing) and self._upload is not None:
+        if isinstance(self.state, s.OpeningSum) and self._upload is not None:
+            death = self.world.dies_at("uploaded")
+            if death is not None:
+                self._end(death)
+                return
+        if isinstance(self.state, s.Contributing | s.OpeningSum) and self._upload is not None:
             event = self._upload.uploaded()
             step = advance(self.state, event)
             self._log.uploaded(event, step)
@@ -289,12 +399,33 @@ class Member:
             return
         self._bundle = bundle
         digest = hashlib.sha256(bundle).digest()
+        if digest == state.update_digest:
+            self._check(state, bundle)
+        if self.state is not state:
+            return
         step = advance(state, s.UpdateFetched(digest))
         self._log.fetched(self.task, bundle, step)
         self.take(step)
         aborted = isinstance(self.state, s.Aborted)
         if digest != state.update_digest and not aborted and self.party != self.world.audit.liar:
             raise FindingError("lie-accepted", f"party {self.party} took another update")
+
+    def _check(self, state: s.FetchingUpdate, bundle: bytes) -> None:
+        """Hold an update against closed sums, as `party.driver` does."""
+        setup = state.setup
+        plan = setup.plan
+        if not plan.is_closed(self.task):
+            return
+        released = Released(plan, setup.context, bundle, state.survivors, state.group_secret)
+        try:
+            (update,) = released.opened.updates.values()
+        except UnverifiedError as error:
+            self.take(advance(state, s.UpdateRefused(error.reason, str(error))))
+        except MalformedMessageError as error:
+            reason = AbortReason.MALFORMED_MESSAGE
+            self.take(advance(state, s.UpdateRefused(reason, str(error))))
+        else:
+            self.world.audit.applies(self.party, state, update.dense())
 
     def resend(self) -> None:
         """Say the last thing again."""

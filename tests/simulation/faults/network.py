@@ -92,6 +92,11 @@ class Network:
         self._turn += 1
         return self.take(links[self._turn % len(links)], 0)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is in flight."""
+        return bool(self._open())
+
     def put_back(self, message: Message) -> None:
         """Let a message be the next of its link once more."""
         self._links.setdefault(message.link, deque()).appendleft(message)

@@ -10,6 +10,14 @@ from typing import Literal, TypeAlias
 
 Moment: TypeAlias = Literal["before", "torn", "after"]
 
+Sums: TypeAlias = Literal["open", "closed", "encrypted"]
+"""What the plan of a scenario has: masked sums in the model's basis or in a secret one, or
+ciphertexts, whose sums are always of the latter kind."""
+
+OpeningMoment: TypeAlias = Literal["begun", "fetched", "opened", "uploaded"]
+"""Of the opener of an encrypted sum: it has noted which sum, has opened it in memory, has written
+the integers down, has the aggregator's receipt for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Join:
@@ -130,6 +138,18 @@ class CrashParty:
 
 
 @dataclass(frozen=True, slots=True)
+class CrashOpening:
+    """The next party that comes to `moment` of opening an encrypted sum ends there.
+
+    It starts again from its journal, but not if `gone`. Or the aggregator does in its stead.
+    """
+
+    moment: OpeningMoment
+    gone: bool = False
+    aggregator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stall:
     """A party computes for long: it neither reads nor begins a task until `Wake`."""
 
@@ -162,6 +182,14 @@ PartyLie: TypeAlias = Literal[
     "wrong-length",
     "bad-frames",
     "other-task",
+    "bad-checks",
+    "bad-chunk",
+    "replayed-chunk",
+    "foreign-key",
+    "other-seeds",
+    "no-seeds",
+    "other-integers",
+    "other-sum",
 ]
 
 
@@ -237,6 +265,21 @@ class AlterRelease:
     what: Literal["sum", "update", "bundle"]
 
 
+OfferLie: TypeAlias = Literal["flip", "cut", "length", "old", "seeds", "header", "residue"]
+
+
+@dataclass(frozen=True, slots=True)
+class AlterOffer:
+    """The aggregator offers the opener something else than the survivors' sum.
+
+    With "flip" and "cut" it serves other bytes than it signed, with "length" it signs another
+    length. With the others it signs what it serves: the offer of the task before, a seed that
+    nobody signed, a sum of fewer parties by its header, a ciphertext that is no sum.
+    """
+
+    what: OfferLie
+
+
 @dataclass(frozen=True, slots=True)
 class ForgeAbort:
     """The aggregator tells one party that the session is over."""
@@ -263,6 +306,7 @@ Op: TypeAlias = (
     | FillDisk
     | Kill
     | CrashParty
+    | CrashOpening
     | Stall
     | Wake
     | Leave
@@ -273,11 +317,12 @@ Op: TypeAlias = (
     | SpoilEntry
     | SwapShares
     | AlterRelease
+    | AlterOffer
     | ForgeAbort
 )
 
 AggregatorLie: TypeAlias = (
-    Omit | Forge | Again | SpoilEntry | SwapShares | AlterRelease | ForgeAbort
+    Omit | Forge | Again | SpoilEntry | SwapShares | AlterRelease | AlterOffer | ForgeAbort
 )
 
 
@@ -293,6 +338,7 @@ class Scenario:
             deployed driver does; else they stay in the state that the machine says is valid.
         seed: of all keys.
         counts: whether a counting task comes before them.
+        sums: of which kind they are.
     """
 
     ops: tuple[Op, ...]
@@ -301,3 +347,4 @@ class Scenario:
     strict: bool = False
     seed: int = 0
     counts: bool = False
+    sums: Sums = "open"

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from collabedit.aggregator import coordinator as coordinator_module
 from collabedit.aggregator import states as a
 from collabedit.aggregator import task as aggregator_task
 from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.opening import OpenedTask, Outcome, open_and_merge
 from collabedit.aggregator.tiles import TileStore
 from collabedit.crypto.masking import SignedMask
 from collabedit.crypto.ring import Ring, RingArray
@@ -68,7 +70,9 @@ class World:
 
     def __init__(self, scenario: ops.Scenario, directory: Path) -> None:
         self.scenario = scenario
-        self.federation = countable(scenario.parties, scenario.tasks, counts=scenario.counts)
+        self.federation = countable(
+            scenario.parties, scenario.tasks, counts=scenario.counts, sums=scenario.sums
+        )
         self.audit = Audit(self.federation)
         self.network = Network()
         self.liar = BadAggregator(self)
@@ -78,6 +82,7 @@ class World:
         self._aggregator.mkdir()
         self._disk = Disk()
         self._lie: ops.PartyLie | None = None
+        self._deaths: list[ops.CrashOpening] = []
         self._streams: dict[PartyId, set[int]] = {}
         self._receipts: set[bytes] = set()
         self._start_aggregator()
@@ -111,9 +116,17 @@ class World:
             self.audit.summed(store._task, survivors, total)
             return total
 
+        def merge(state: a.Opening, *stores: TileStore) -> Outcome:
+            outcome = open_and_merge(state, *stores)
+            if isinstance(outcome, OpenedTask) and state.opener is not None:
+                task = state.progress.setup.context.task
+                self.audit.summed(task, state.survivors, outcome.total)
+            return outcome
+
         with (
             self._disk.installed(),
             patch.object(TileStore, "open_sum", open_sum),
+            patch.object(coordinator_module, "open_and_merge", merge),
             patch.object(os, "fsync", lambda _descriptor: None),
             patch.object(VerifyKey, "verify", _remembering(VerifyKey.verify)),
         ):
@@ -151,6 +164,7 @@ class World:
         who = "aggregator lied" if self.audit.aggregator_lied else "aggregator honest"
         self.counts[f"end, {who}: {end}"] += 1
         self.counts["exact sums"] += len(self.audit.opened)
+        self.counts[f"sums, {self.scenario.sums}"] += len(self.audit.opened)
         self.counts["sessions that opened something"] += bool(self.audit.opened)
 
     # Operations. Each returns whether it applied.
@@ -186,10 +200,13 @@ class World:
                 | ops.SpoilEntry()
                 | ops.SwapShares()
                 | ops.AlterRelease()
+                | ops.AlterOffer()
             ):
                 self.liar.adopt(op)
             case ops.LieAsParty():
                 return self._lie_as_party(op)
+            case ops.CrashOpening():
+                self._deaths.append(op)
             case _:
                 return self._do_member(op)
         return True
@@ -302,6 +319,21 @@ class World:
             self._send(Message(member.party, AGGREGATOR, "frame", member.task, frame))
         self._send(Message(member.party, AGGREGATOR, "end", member.task, b""))
 
+    def lies(self, party: PartyId) -> ops.PartyLie | None:
+        """Tell in which way a party lies about what it uploads."""
+        return self._lie if party == self.audit.liar else None
+
+    def dies_at(self, moment: ops.OpeningMoment) -> ops.CrashOpening | None:
+        """Tell whether an opener ends here; it is told once. End the aggregator if that shall."""
+        for op in tuple(self._deaths):
+            if op.moment == moment:
+                self._deaths.remove(op)
+                self.counts[f"openers ended, {moment}"] += 1
+                if not op.aggregator:
+                    return op
+                self._restart()
+        return None
+
     def forget_stream(self, party: PartyId) -> None:
         """Break a party's connection off: frames in flight are lost."""
         self.network.break_uploads(party)
@@ -394,6 +426,7 @@ class World:
 
     def _to_store(self, member: Member, message: Message) -> None:
         party, task = message.sender, message.task
+        opened = isinstance(self.coordinator.state, a.CollectingOpening)
         try:
             if message.kind == "frame":
                 tile = self.coordinator.put_frame(party, task, message.data)
@@ -401,7 +434,7 @@ class World:
                     self._streams[party].add(tile)
             else:
                 self.coordinator.settle_upload(party, task)
-                self.audit.acknowledged(task, party, self._streams[party])
+                self.audit.acknowledged(task, party, self._streams[party], opened=opened)
                 member.uploaded()
         except CrashError:
             member.needs_upload = True
@@ -422,7 +455,7 @@ class World:
         broken = self.network.break_uploads(party)
         for member in self.members.values():
             if member.party in broken or member.party == party:
-                member.needs_upload = isinstance(member.state, s.Contributing)
+                member.needs_upload = isinstance(member.state, s.Contributing | s.OpeningSum)
 
     # What parties call.
 
@@ -437,8 +470,13 @@ class World:
         except UnexpectedMessageError:
             return b""
         told = {8 * i + bit for i, byte in enumerate(stored) for bit in range(8) if byte >> bit & 1}
-        self.audit.acknowledged(task, party, told)
+        opened = isinstance(self.coordinator.state, a.CollectingOpening)
+        self.audit.acknowledged(task, party, told, opened=opened)
         return stored
+
+    def offer(self, party: PartyId, task: TaskIndex) -> tuple[bytes, AbortReason | None]:
+        """Serve a sum of ciphertexts, and say why its opener must refuse it, if it must."""
+        return self.liar.offer(task, b"".join(self.coordinator.download(party, task)))
 
     def bundle(self, party: PartyId, task: TaskIndex) -> bytes | None:
         """Serve an update; None if the disk or the state does not give it."""
@@ -463,7 +501,7 @@ class World:
 
     def _close_round(self) -> bool:
         before = self.coordinator.state
-        if isinstance(before, a.Opening | a.Completed | a.Aborted):
+        if isinstance(before, a.Summing | a.Opening | a.Completed | a.Aborted):
             return False
         waited = self.coordinator.waiting_for
         try:
@@ -479,7 +517,7 @@ class World:
 
     def _open_sum(self) -> bool:
         before = self.coordinator.state
-        if not isinstance(before, a.Opening):
+        if not isinstance(before, a.Summing | a.Opening):
             return False
         try:
             self.coordinator.open_pending()

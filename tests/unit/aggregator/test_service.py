@@ -37,6 +37,7 @@ EXPECTED: dict[type[CollabEditError], grpc.StatusCode] = {
     errors.MemoryFileError: STATUS.RESOURCE_EXHAUSTED,
     RefusalError: STATUS.FAILED_PRECONDITION,
     errors.StorageError: STATUS.RESOURCE_EXHAUSTED,
+    errors.DamagedUploadError: STATUS.RESOURCE_EXHAUSTED,
     errors.JournalError: STATUS.RESOURCE_EXHAUSTED,
     service._PermissionError: STATUS.PERMISSION_DENIED,
 }

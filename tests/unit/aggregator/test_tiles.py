@@ -9,7 +9,12 @@ from collabedit.aggregator.tiles import RESENDS, TileStore
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import Ring, RingArray, to_bytes
-from collabedit.errors import MalformedMessageError, StorageError, UnexpectedMessageError
+from collabedit.errors import (
+    DamagedUploadError,
+    MalformedMessageError,
+    StorageError,
+    UnexpectedMessageError,
+)
 from collabedit.exchange import Tile, TileLayout, decode_frame, encode_frame, tiles_root
 from collabedit.ids import PartyId
 
@@ -166,3 +171,30 @@ def test_a_tile_is_not_taken_for_ever(store: TileStore) -> None:
     with pytest.raises(UnexpectedMessageError, match="64 times over"):
         store.put(ONE, tile(1))
     store.put(TWO, tile(1))
+
+
+def test_a_piece_is_read_and_compared_with_the_tiles_that_it_touches(
+    store: TileStore, tmp_path: Path
+) -> None:
+    one = vector(1)
+    fill(store, ONE, one)
+    for start in range(20):
+        for stop in range(start + 1, 21):
+            piece = store.read(ONE, ring=Ring.Z64, bounds=slice(start, stop))
+            np.testing.assert_array_equal(piece, one[start:stop])
+    np.testing.assert_array_equal(store.read(ONE, ring=Ring.Z64), one)
+    path = tmp_path / "spool" / "task-0" / "party-1.tiles"
+    data = bytearray(path.read_bytes())
+    data[8 * 9] ^= 1  # in the second of three tiles
+    path.write_bytes(data)
+    for bounds in (slice(0, 8), slice(16, 20)):
+        np.testing.assert_array_equal(store.read(ONE, ring=Ring.Z64, bounds=bounds), one[bounds])
+    for bounds in (slice(0, 9), slice(15, 16), slice(0, 20)):
+        with pytest.raises(DamagedUploadError, match="party 1"):
+            store.read(ONE, ring=Ring.Z64, bounds=bounds)
+    path.write_bytes(data[:150])
+    with pytest.raises(DamagedUploadError):
+        store.read(ONE, ring=Ring.Z64, bounds=slice(16, 20))
+    path.unlink()
+    with pytest.raises(DamagedUploadError):
+        store.read(ONE, ring=Ring.Z64, bounds=slice(0, 8))

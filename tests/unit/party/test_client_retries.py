@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from io import BytesIO
 
 import grpc
 import pytest
 
 from collabedit.crypto.certificates import create_authority
 from collabedit.errors import CollabEditError, ProtocolError, TransportError
+from collabedit.ids import TaskIndex
 from collabedit.party.client import GrpcChannel
 from tests.support.networks import client_tls
 
@@ -79,3 +81,31 @@ def test_what_does_not_pass_is_final(
     with pytest.raises(kind):
         channel._call(call)
     assert calls == 1
+
+
+def test_a_download_that_broke_begins_anew(
+    channel: GrpcChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"half"
+        raise Failure(STATUS.UNAVAILABLE, "Socket closed")
+
+    streams = [broken(), iter([b"wh", b"ole"])]
+    monkeypatch.setattr(channel, "_download", lambda *_, **__: streams.pop(0))
+    file = BytesIO(b"longer than what is fetched")
+    channel.fetch(TaskIndex(0), limit=5, file=file)
+    assert file.getvalue() == b"whole"
+    assert channel.bytes_received == 5
+
+
+def test_a_file_that_takes_no_more_is_no_reason_to_fetch_again(
+    channel: GrpcChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(BytesIO):
+        def write(self, _data: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    streams = [iter([b"whole"])]
+    monkeypatch.setattr(channel, "_download", lambda *_, **__: streams.pop(0))
+    with pytest.raises(OSError, match="No space"):
+        channel.fetch(TaskIndex(0), limit=5, file=Full())

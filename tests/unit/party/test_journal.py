@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from collabedit.party.entries import (
     fold_entries,
 )
 from collabedit.party.journal import PartyJournal
+from collabedit.party.pieces import SealedFile
 from collabedit.party.states import Uploaded
 from tests.support.crashes import CrashPoints
 
@@ -76,6 +77,10 @@ def journal(work: Path, **options: object) -> PartyJournal:
 
 def file(work: Path, name: str = "session.journal") -> Path:
     return work / "journal" / name
+
+
+def whole(sealed: SealedFile) -> bytes:
+    return sealed.read(0, sealed.size)
 
 
 def written(work: Path) -> OpenSession:
@@ -276,16 +281,18 @@ def test_records_out_of_their_place_are_named(
 def test_a_contribution_is_made_once(tmp_path: Path) -> None:
     made: list[bytes] = []
 
-    def make() -> bytes:
+    def make() -> Iterator[bytes]:
         made.append(ENCODED + bytes([len(made)]))
-        return made[-1]
+        yield made[-1][:7]
+        yield made[-1][7:]
 
     with journal(tmp_path) as book:
         book.begin(SESSION, PLAN, PartyId(2))
         book.start_task(TASK, to_bytes(VECTOR))
-        assert book.encoded(TaskIndex(0), make) == book.encoded(TaskIndex(0), make) == made[0]
+        assert whole(book.encoded(TaskIndex(0), make)) == made[0]
+        assert whole(book.encoded(TaskIndex(0), make)) == made[0]
     with journal(tmp_path) as book:
-        assert book.encoded(TaskIndex(0), make) == made[0]
+        assert whole(book.encoded(TaskIndex(0), make)) == made[0]
         assert len(made) == 1
         book.complete_task(CLOSED)
         assert not file(tmp_path, "task-0.encoded").exists()
@@ -295,7 +302,7 @@ def test_a_contribution_is_made_once(tmp_path: Path) -> None:
     with journal(tmp_path) as book:
         records.write_sealed(file(tmp_path, "task-0.encoded"), book._storage, [ENCODED])
     with journal(tmp_path) as book:
-        assert book.encoded(TaskIndex(0), make) == made[1]
+        assert whole(book.encoded(TaskIndex(0), make)) == made[1]
 
 
 @pytest.mark.parametrize("name", ["task-0.vector", "task-0.update", "task-0.encoded"])
@@ -304,7 +311,7 @@ def test_a_damaged_missing_or_foreign_file_beside_it_is_named(name: str, tmp_pat
         if name.endswith("vector"):
             book.brought()
         elif name.endswith("encoded"):
-            book.encoded(TaskIndex(0), lambda: ENCODED)
+            book.encoded(TaskIndex(0), lambda: [ENCODED])
         else:
             book.update(TaskIndex(0), FETCHED.digest)
 
@@ -421,17 +428,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_an_opening_is_made_once_and_read_back(tmp_path: Path) -> None:
     made = []
 
-    def make() -> bytes:
+    def make() -> Iterator[bytes]:
         made.append(1)
-        return bytes(range(200)) * len(made)
+        yield bytes(range(200)) * len(made)
 
     written(tmp_path)
     with journal(tmp_path) as book:
         assert not book.begin_opening(bytes(32))
-        first = book.opened(TaskIndex(0), make)
+        first = whole(book.opened(TaskIndex(0), make))
     with journal(tmp_path) as book:
         assert book.begin_opening(bytes(32))
-        assert book.opened(TaskIndex(0), make) == first
+        assert whole(book.opened(TaskIndex(0), make)) == first
     assert len(made) == 1
     file(tmp_path, "task-0.opened").unlink()
     with journal(tmp_path) as book, pytest.raises(JournalError, match=r"task-0\.opened"):

@@ -9,14 +9,15 @@ import pytest
 from collabedit import encrypted
 from collabedit.ciphertexts import (
     WORDS,
+    check_words,
+    chunk_words,
     offer_bytes,
     opened_layout,
     plan_packing,
     plan_parameters,
-    split_upload,
+    split_chunks,
     task_chunks,
     upload_seeds,
-    upload_words,
 )
 from collabedit.crypto.ckks.flooding import DEFAULT_STATISTICAL_BITS, flooding_plan
 from collabedit.crypto.ckks.packing import Packing
@@ -93,11 +94,12 @@ def test_an_upload_is_taken_apart_as_it_was_put_together() -> None:
     rng = np.random.default_rng(1)
     pieces = [rng.bytes(encrypted.CHUNK_BYTES) for _ in range(count)]
     checks = rng.integers(0, 2**63, plan.check_length(FIRST), dtype=WORDS.dtype)
-    words = upload_words(iter(pieces), checks)
+    words = np.concatenate([np.frombuffer(b"".join(pieces), "<u8").astype(WORDS.dtype), checks])
     assert len(words) == plan.upload_length(FIRST) == TileLayout.of(plan, FIRST).elements
-    chunks, found = split_upload(plan, FIRST, words)
+    chunks = split_chunks(words[chunk_words(0, count)])
     assert [chunk.tobytes() for chunk in chunks] == pieces
-    np.testing.assert_array_equal(found, checks)
+    assert split_chunks(words[chunk_words(1, 2)]).tobytes() == pieces[1]
+    np.testing.assert_array_equal(words[check_words(plan, FIRST)], checks)
     assert upload_seeds(plan, FIRST, words) == b"".join(piece[32:96] for piece in pieces)
     assert offer_bytes(plan, FIRST, 3) == count * (3 * 64 + encrypted.CHUNK_BYTES - 64)
 

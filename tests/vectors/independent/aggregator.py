@@ -133,8 +133,10 @@ class Aggregator:
         root = tiles_root([frame(i, stored[i])[16:48] for i in range(len(sizes))])
         if message["root"] != root.hex() or message["tiles"] != len(sizes):
             return "DIGEST_MISMATCH"
-        correct = message["elements"] == self.plan.elements(self.context["task"])
-        return None if correct else "MALFORMED_MESSAGE"
+        correct = message["elements"] == self.plan.uploaded_elements(self.context["task"])
+        # SPEC 4.12(b).
+        fits = ("seeds" in message) == self.plan.is_encrypted
+        return None if correct and fits else "MALFORMED_MESSAGE"
 
     def refuse_confirmsurvivors(self, _: int, message: Json, __: tuple[bytes, ...]) -> str | None:
         return None if un(message["transcript"]) == self.survivor_transcript else "SURVIVOR_FORK"
@@ -277,6 +279,10 @@ class Aggregator:
             out += p.bytes_of([x % 2 ** (8 * width) for x in total], width)
         return out
 
+    def to_release_to(self) -> list[int]:
+        """SPEC 4.6(f)."""
+        return sorted(self.answers["Unmask"])
+
     def release(self, bundle: bytes, total: bytes) -> list[tuple[int, bytes]]:
         self.released = {
             "update_digest": p.sha256(bundle).hex(),
@@ -284,7 +290,7 @@ class Aggregator:
         }
         message = {"type": "Release", **self.released, "update_bytes": len(bundle)}
         data = self.packet(message)
-        self.waits_for = sorted(self.answers["Unmask"])
+        self.waits_for = self.to_release_to()
         self.begin("VerifyUpdate")
         return [(party, data) for party in self.waits_for]
 

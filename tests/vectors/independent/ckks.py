@@ -87,15 +87,19 @@ def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def smallest_root(n: int, p: int) -> int:
+    """The smallest primitive 2n-th root of unity."""
+    base = next(r for g in range(2, p) if pow(r := pow(g, (p - 1) // (2 * n), p), n, p) == p - 1)
+    square, power, smallest = base * base % p, base, base
+    for _ in range(n):
+        smallest, power = min(smallest, power), power * square % p
+    return smallest
+
+
 def transform_of_x(s: Setting) -> list[int]:
     """The odd powers of the smallest primitive root, exponents in bit-reversed order."""
     p = s.primes[0]
-    base = next(
-        r for g in range(2, p) if pow(r := pow(g, (p - 1) // (2 * s.n), p), s.n, p) == p - 1
-    )
-    square, power, smallest = base * base % p, base, base
-    for _ in range(s.n):
-        smallest, power = min(smallest, power), power * square % p
+    smallest = smallest_root(s.n, p)
     width = s.n.bit_length() - 1
     order = [int(f"{j:0{width}b}"[::-1], 2) for j in range(s.n)]
     return [pow(smallest, 2 * k + 1, p) for k in order]

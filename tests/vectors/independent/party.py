@@ -300,7 +300,7 @@ class Party:
         return self.packet(
             {
                 "type": "Contribute",
-                "elements": self.plan.elements(self.context["task"]),
+                "elements": self.plan.uploaded_elements(self.context["task"]),
                 "tiles": len(self.frames),
                 "root": self.root.hex(),
             }
@@ -309,6 +309,10 @@ class Party:
     def on_proposesurvivors(self, message: Json) -> list[bytes]:
         opened = relayed(self.plan, self.context, message, self.sharers)
         self.require_own(opened, self.own)
+        # SPEC 4.12(b).
+        if any(("seeds" in each) != self.plan.is_encrypted for _, each in opened.values()):
+            raise Aborts("MALFORMED_MESSAGE", 0)
+        self.contributed = {party: each for party, (_, each) in opened.items()}
         self.survivors = sorted(opened)
         contributions = [envelope for envelope, _ in opened.values()]
         self.survivor_transcript = survivor_transcript(self.context, self.transcript, contributions)
@@ -321,6 +325,10 @@ class Party:
         own = self.survivor_transcript.hex()
         if any(confirm["transcript"] != own for _, confirm in opened.values()):
             raise Aborts("SURVIVOR_FORK", 0)
+        return self.after_survivors()
+
+    def after_survivors(self) -> list[bytes]:
+        """SPEC 4.6(a)."""
         shares = {
             str(owner): {"type": "SelfMaskShare", "value": seed_share.hex()}
             if owner in self.survivors

@@ -257,9 +257,28 @@ class Plan:
                 total += (rows + outputs) * self.aggregation["capacity"]
         return total
 
+    @property
+    def is_encrypted(self) -> bool:
+        """SPEC 6.11."""
+        return bool(self.aggregation["backend"] == "ckks")
+
+    def chunks(self, task: int) -> int:
+        """Of an encrypted upload (SPEC 7.8)."""
+        return -(-self.statistics_elements(task) // 8192)
+
+    def uploaded_elements(self, task: int) -> int:
+        """What tiles are cut of: SPEC 4.4, and 6.11(c) with ciphertexts."""
+        if not self.is_encrypted:
+            return self.elements(task)
+        return 131168 * self.chunks(task) // 8 + self.closed_elements(task)
+
     def tile_sizes(self, task: int) -> list[int]:
-        """Elements of each tile (SPEC 6.1)."""
-        per_tile, elements = self.aggregation["tile_bytes"] // self.width, self.elements(task)
+        """Elements of each tile of an upload (SPEC 6.1)."""
+        return self.cut(self.uploaded_elements(task))
+
+    def cut(self, elements: int) -> list[int]:
+        """Elements of each tile of so many."""
+        per_tile = self.aggregation["tile_bytes"] // self.width
         return [min(per_tile, elements - start) for start in range(0, elements, per_tile)]
 
     def largest_bundle(self, task: int) -> int:

@@ -143,7 +143,7 @@ class Replay:
 
     def task(self, task: int, present: list[int], chain: bytes) -> tuple[list[int], bytes]:
         context = make_context(self.plan.digest, self.session_id, task, chain)
-        self.aggregator = Aggregator(self.plan, self.seeds[0], context, present)
+        self.aggregator = self.aggregate(context, present)
         self.parties: dict[int, Party] = {}
         for party in present:
             self.parties[party] = self.prepare(party, task, context)
@@ -155,7 +155,7 @@ class Replay:
             self.upload(party, task)
         for _ in range(2):
             self.show(self.aggregator.end())
-        total = self.aggregator.open_sum()
+        total = self.opened()
         bundle = self.bundle_of(task, total)
         self.show(self.aggregator.release(bundle, total))
         for party in self.aggregator.waits_for:
@@ -189,6 +189,13 @@ class Replay:
             }
         )
         return sorted(self.aggregator.answers["VerifyUpdate"]), after
+
+    def aggregate(self, context: Json, present: list[int]) -> Aggregator:
+        return Aggregator(self.plan, self.seeds[0], context, present)
+
+    def opened(self) -> bytes:
+        """What r5 comes to: the opened ring vector."""
+        return self.aggregator.open_sum()
 
     def bundle_of(self, task: int, total: bytes) -> bytes:
         """The released bytes: those of the file, whose last bits are the machine's."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binom, chisquare
 
 from collabedit.crypto.ckks.parameters import FRESH_NOISE, LEAN, CkksParameters
 from collabedit.crypto.ckks.seal import SealContext, seal_context
@@ -53,17 +54,66 @@ def test_polynomials_of_zeros_are_transformed_too() -> None:
     assert not CONTEXT.from_ntt(zeros[:1], prime=1).any()
 
 
-def test_fresh_noise_is_within_its_bound_and_of_the_standard_deviation() -> None:
+BINOMIAL = binom(2 * FRESH_NOISE, 0.5).pmf(np.arange(2 * FRESH_NOISE + 1))
+"""Of -21..21: the ones among 21 bits less the ones among 21 others."""
+
+
+def fresh_counts(polynomials: int) -> np.ndarray:
+    """How often each error of -21..21 was drawn; a larger one fails."""
     encryptor = CONTEXT.encryptor(KEY)
-    errors = []
-    for _ in range(40):
-        zero, seed = CONTEXT.encrypt_zero(encryptor)
-        errors.append(coefficients(CONTEXT.phase_of_seeds(KEY, zero, [seed])))
-    sample = np.concatenate(errors)
-    assert np.abs(sample).max() <= FRESH_NOISE
-    assert abs(sample.mean()) < 0.05
-    # Centred binomial of 42 bits: variance 10.5. The standard asks for 3.2.
-    assert 3.15 < sample.std() < 3.3
+    counts = np.zeros(len(BINOMIAL), np.int64)
+    for _ in range(polynomials):
+        errors = CONTEXT.fresh_errors(KEY, encryptor)
+        assert np.abs(errors).max() <= FRESH_NOISE
+        counts += np.bincount(errors + FRESH_NOISE, minlength=len(BINOMIAL))
+    return counts
+
+
+def is_binomial(counts: np.ndarray) -> bool:
+    """Pearson's test; wrong about SEAL's sampler once in a million runs."""
+    expected = BINOMIAL * counts.sum()
+    middle = expected > 10
+    observed = [*counts[middle], counts[~middle].sum()]
+    return bool(chisquare(observed, [*expected[middle], expected[~middle].sum()]).pvalue > 1e-6)
+
+
+def test_fresh_noise_is_the_centred_binomial_of_seal_s_source() -> None:
+    assert is_binomial(fresh_counts(100))
+
+
+def test_the_other_sampler_of_seal_would_be_noticed() -> None:
+    # SEAL_USE_GAUSSIAN_NOISE: cut at 19.2, and cast to an integer, which cuts towards zero.
+    normal = np.random.default_rng(1).normal(scale=3.2, size=100 * SETTING.ring_degree)
+    normal = normal[np.abs(normal) <= 19.2]
+    for drawn in (normal.astype(np.int64), np.rint(normal).astype(np.int64)):
+        assert not is_binomial(np.bincount(drawn + FRESH_NOISE, minlength=len(BINOMIAL)))
+    # And the counts of the right one pass.
+    right = np.random.default_rng(2).binomial(2 * FRESH_NOISE, 0.5, 100 * SETTING.ring_degree)
+    assert is_binomial(np.bincount(right, minlength=len(BINOMIAL)))
+
+
+@pytest.mark.slow
+def test_ten_million_errors_have_the_moments_of_the_binomial() -> None:
+    counts = fresh_counts(1250)
+    assert is_binomial(counts)
+    total, errors = int(counts.sum()), np.arange(-FRESH_NOISE, FRESH_NOISE + 1)
+    variance = float((counts * errors**2).sum() / total)
+    kurtosis = float((counts * errors**4).sum() / total / variance**2)
+    largest = int(np.abs(errors[counts > 0]).max())
+    print(  # noqa: T201  the figures of LIMITATIONS
+        f"{total} errors: variance {variance:.4f}, kurtosis {kurtosis:.4f}, largest {largest}"
+    )
+    # Five standard errors. A rounded normal of 3.2 has 10.32 and 3, a cut one 8.00 and 3.56.
+    assert abs(variance - 10.5) < 5 * 10.5 * np.sqrt((2 - 2 / 42) / total)
+    assert abs(kurtosis - (3 - 2 / 42)) < 5 * np.sqrt(24 / total)
+
+
+@pytest.mark.parametrize("factor", [0, 8])
+def test_a_seal_with_other_noise_is_refused(factor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = SealContext.fresh_errors
+    monkeypatch.setattr(SealContext, "fresh_errors", lambda *of: factor * honest(*of))
+    with pytest.raises(InputError, match="other noise"):
+        SealContext(LEAN)
 
 
 def test_noise_under_the_public_key_is_within_its_bound() -> None:

@@ -134,7 +134,8 @@ def test_uploads_of_one_vector_differ() -> None:
     key, packing = SecretKey.generate(SETTING), Packing(SETTING, BOUND, 3)
     uploader = Uploader(key)
     (first,), (second,) = (
-        uploader.encrypt(np.zeros(5), packing, first=0, chunks=1) for _ in range(2)
+        uploader.encrypt_integers(np.zeros(5, np.int64), packing, first=0, chunks=1)
+        for _ in range(2)
     )
     assert first[:32] == second[:32]
     assert first[32:96] != second[32:96]
