@@ -25,6 +25,9 @@ from collabedit.recording import Delivery
 from collabedit.simulation import Outcome
 from collabedit.sketch import LowRankUpdate
 
+LAYOUT = 2
+"""Of a session's file, and part of its name: raised when the file has other fields."""
+
 Arrays = dict[str, NDArray[Any]]
 
 

@@ -11,7 +11,7 @@ from collabedit import __version__
 from collabedit.attacks.registry import Entry
 from collabedit.audit.attacking import AttackTask, KeysTask, attack_session, prepare_keys
 from collabedit.audit.defences import DEFENCES
-from collabedit.audit.keeping import save_session
+from collabedit.audit.keeping import LAYOUT, save_session
 from collabedit.audit.pool import Candidates
 from collabedit.audit.schema import Audit, Scope, Setting
 from collabedit.audit.schema import Cell as AuditCell
@@ -224,7 +224,7 @@ class _Planner:
             edits=chosen,
             decoys=decoys,
         )
-        return task, self._folder / "sessions" / f"{name}.npz", name
+        return task, self._folder / "sessions" / f"{name}-{LAYOUT}.npz", name
 
     def _after_session(self, task: SessionTask, path: Path) -> tuple[str, ...]:
         """Return what must have run before a session is there, adding it."""

@@ -1,7 +1,5 @@
 """`collabedit audit`: attacks on defences from a file, and the report that comes of it."""
 
-import importlib
-import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Attack sessions under several defences, and report what leaks.", no_args_is_help=True
 )
-
-_PAGE = "collabedit.audit.page"
-"""Makes the page for people from the report alone; only where it is installed."""
 
 _Folder = Annotated[Path, typer.Argument(help="Folder of results of `audit run`.")]
 
@@ -184,13 +179,13 @@ def _parse_limit(text: str) -> tuple[str, float]:
 
 
 def _write_report(folder: "AuditFolder") -> "MadeReport":
+    from collabedit.audit.page import write_page
     from collabedit.audit.report import make_report
 
     made = make_report(folder)
     say(f"wrote {folder.report}")
-    if importlib.util.find_spec(_PAGE) is not None:
-        importlib.import_module(_PAGE).write_page(made.report, folder.page)
-        say(f"wrote {folder.page}")
+    write_page(made.report, folder.page)
+    say(f"wrote {folder.page}")
     for verdict in made.report.verdicts:
         typer.echo(f"{verdict.adversary}: {verdict.severity}: {verdict.text}")
     return made

@@ -47,6 +47,9 @@ MISSING_PARTY_PACKAGES = (
 MISSING_EXPERIMENT_PACKAGES = (
     "this command needs dask and pandas beside the engine: pip install 'collabedit[experiments]'"
 )
+MISSING_ATTACK_PACKAGES = (
+    "this command needs jinja2 and scikit-learn beside dask: pip install 'collabedit[attacks]'"
+)
 
 
 @contextmanager
@@ -60,6 +63,8 @@ def errors_to_exit_codes() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name in {"dask", "distributed", "pandas", "pyarrow", "scipy"}:
             _complain(MISSING_EXPERIMENT_PACKAGES)
+        elif error.name in {"jinja2", "markupsafe", "sklearn"}:
+            _complain(MISSING_ATTACK_PACKAGES)
         elif error.name in {
             *("torch", "transformers", "safetensors"),
             *("matplotlib", "gguf", "peft"),
