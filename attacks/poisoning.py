@@ -142,7 +142,6 @@ class Poisoning:
         del prior
         layer = first_layer(stage.plan)
         scene = self._scene(stage, layer)
-        # Without the poisoner's own edits, which could be about the same.
         calm = stage.play(0, edits=self._edits(stage, layer, None))
         before = _effect(calm, layer, scene.key)
         attempts = []
@@ -189,12 +188,9 @@ class Poisoning:
             honest = stage.edits(party, task)
             if party != self.poisoner:
                 return honest
-            # It brings the poison alone, and nothing at other layers.
             return [
-                poison
-                if poison is not None and entry.index == layer
-                else (keys[:, :0], residuals[:, :0])
-                for entry, (keys, residuals) in zip(stage.plan.tasks[task], honest, strict=True)
+                _filled(poison, own) if entry.index == layer else own
+                for entry, own in zip(stage.plan.tasks[task], honest, strict=True)
             ]
 
         return edits
@@ -224,6 +220,20 @@ class Poisoning:
             if party == self.poisoner:
                 return f"{name_of(error)} of its own software"
         return ""
+
+
+def _filled(
+    poison: tuple[Matrix, Matrix] | None, own: tuple[Matrix, Matrix]
+) -> tuple[Matrix, Matrix]:
+    """Put poison in the place of as many own edits: a plan may ask for a number of them."""
+    if poison is None:
+        return own
+    columns = poison[0].shape[1]
+    keys, residuals = (
+        np.concatenate([bad, good[:, columns:]], axis=1)
+        for bad, good in zip(poison, own, strict=True)
+    )
+    return keys, residuals
 
 
 def _effect(played: Played, layer: LayerIndex, key: Matrix) -> Matrix:
