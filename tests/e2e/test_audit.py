@@ -1,6 +1,5 @@
 """`collabedit audit` from a file to a report, on a tiny model; killed half-way and gone on."""
 
-import json
 import os
 import shutil
 import signal
@@ -152,6 +151,7 @@ def test_neither_the_report_nor_results_hold_a_text_of_an_edit_or_a_path(
     assert all(path.stat().st_mode & 0o077 == 0 for path in sessions)
 
 
+@pytest.mark.slow
 def test_the_same_audit_elsewhere_gives_the_same_bytes(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done.parent / "model", tmp_path / "model")
     again = run(write(tmp_path, utility={"measure": True}), tmp_path / "elsewhere")
@@ -192,6 +192,7 @@ def test_a_dry_run_lists_cells_and_loads_nothing(tmp_path: Path) -> None:
     assert "attack guess is not installed" in refused.lines[-1]
 
 
+@pytest.mark.slow
 def test_an_attack_of_another_package_is_in_the_list_and_in_the_matrix(
     place: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,31 +272,58 @@ def test_a_killed_audit_goes_on(place: Path, tmp_path: Path) -> None:
     assert {row.draws for row in report_of(out).rows} == {len(seeds)}
 
 
+FEWER = """
+[[grids]]
+attacks = ["attribution", "sum-span"]
+defences = ["plaintext", "masked", "closed"]
+parties = [3]
+edits = [30]
+seeds = [1, 2]
+
+[[grids]]
+attacks = ["counts-and-sizes", "model-inconsistency", "poisoning", "replay", "update-span"]
+defences = ["closed"]
+parties = [3]
+edits = [30]
+seeds = [1]
+
+[[grids]]
+attacks = ["differencing"]
+defences = ["masked"]
+parties = [4]
+edits = [30]
+seeds = [1]
+
+"""
+"""What the documents claim of the demo audit, without what takes minutes."""
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_demo_audit_says_of_a_real_model_what_the_documents_say(tmp_path: Path) -> None:
+def test_an_audit_says_of_a_real_model_what_the_documents_say(tmp_path: Path) -> None:
     """Downloads the demo's model, 93 MB, unless it is in the cache."""
-    file = Path(__file__).parents[2] / "audits" / "demo.toml"
-    out = tmp_path / "demo"
-    ended = run_command("audit", "run", "--config", file, "--out", out, timeout=1700)
+    demo = (Path(__file__).parents[2] / "audits" / "demo.toml").read_text()
+    head, rest = demo[: demo.index("# What the aggregator")], demo[demo.index("[defences]") :]
+    file, out = tmp_path / "fewer.toml", tmp_path / "out"
+    file.write_text(head + FEWER + rest[: rest.index("[attacks.")])
+    ended = run_command("audit", "run", "--config", file, "--out", out, timeout=900)
     assert ended.code == 0, ended.err
     report = report_of(out)
     values = {
         (row.attack, row.defence, metric.name): metric
         for row in report.rows
         for metric in row.metrics
-        if row.parties == 3
     }
-    for defence in ("plaintext", "masked", "closed"):
-        assert values["update-span", defence, "recall@n"].value >= 0.9
+    assert values["update-span", "closed", "recall@n"].value >= 0.9
     assert values["sum-span", "masked", "recall@n"].value >= 0.95
     closed = values["sum-span", "closed", "auc"]
     assert closed.low <= 0.5 <= closed.high
     assert values["attribution", "plaintext", "attribution"].value == 1.0
     masked = values["attribution", "masked", "attribution"]
     assert masked.low <= 1 / 3 <= masked.high
-    pair = next(r for r in report.rows if (r.attack, r.defence) == ("differencing", "masked"))
+    pair = next(row for row in report.rows if row.attack == "differencing")
     assert pair.metrics[0].value == 1.0
     assert "ledger refuses" in pair.details[0]
-    assert json.loads((out / "report.json").read_text())["schema_version"] == 1
-    assert run_command("audit", "check", out).code == 0
+    severities = {row.attack: row.severity for row in report.rows if row.defence == "closed"}
+    assert severities["replay"] == severities["model-inconsistency"] == "refused"
+    assert severities["poisoning"] == "leaks"
+    assert severities["counts-and-sizes"] != "leaks"

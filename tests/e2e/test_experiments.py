@@ -168,6 +168,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_reported_and_the_others_are_kept(place: Path, tmp_path: Path) -> None:
     # A threshold that cuts no null space: alphaedit refuses, memit does not mind.
     editors = [
@@ -207,6 +208,7 @@ def test_a_missed_bound_is_exit_code_7_and_a_report_can_be_made_again(
     assert "holds experiment missing" in refused.lines[-1]
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_a_configuration_and_no_weights(tmp_path: Path) -> None:
     model = {
         "name": "tiny",
