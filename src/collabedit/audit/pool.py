@@ -7,6 +7,7 @@ of candidates are in an order of their own, which says nothing about who is a me
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from collabedit.audit.schema import PoolSettings, Setting
 from collabedit.errors import InputError
@@ -49,13 +50,39 @@ class Candidates:
         return tuple(sorted({edit.target_new for edit in self.edits}))
 
     def deal(self, setting: Setting) -> tuple[tuple[int, ...], ...]:
-        """Draw the members of a session, and hand them out to the parties in turn.
+        """Draw the members of a session, and hand them out to the parties, to some more.
 
         Draws of one seed with fewer edits are a part of those with more.
         """
         order = _ordered(self.eligible, self.edits, f"draw {setting.seed}")
         chosen = order[: setting.edits]
-        return tuple(tuple(chosen[party :: setting.parties]) for party in range(setting.parties))
+        stops = list(accumulate(_sizes(setting)))
+        return tuple(
+            tuple(chosen[start:stop]) for start, stop in zip([0, *stops], stops, strict=False)
+        )
+
+
+def most_edits(setting: Setting) -> int:
+    """Return the largest number of edits that a party may bring: twice its even share.
+
+    The plan's bound, the same for all: the plan is public, and who brings how many is not.
+    """
+    return 2 * -(-setting.edits // setting.parties)
+
+
+def _sizes(setting: Setting) -> list[int]:
+    """Share out the number of edits: evenly, and then each hands the next one up to half on.
+
+    With equal shares whoever guesses the average would know them all.
+    """
+    even, rest = divmod(setting.edits, setting.parties)
+    sizes = [even + (party < rest) for party in range(setting.parties)]
+    for party in range(setting.parties):
+        digest = hashlib.sha256(f"share {setting.seed} {setting.edits} {party}".encode()).digest()
+        handed = int.from_bytes(digest[:8], "big") % (even // 2 + 1)
+        sizes[party] -= handed
+        sizes[(party + 1) % setting.parties] += handed
+    return sizes
 
 
 def draw_candidates(pool: Pool, settings: PoolSettings) -> Candidates:

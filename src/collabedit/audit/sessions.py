@@ -15,6 +15,7 @@ import numpy as np
 
 from collabedit.attacks.truth import Fact, Truth
 from collabedit.audit.defences import DEFENCES, Defence, DefenceSettings
+from collabedit.audit.pool import most_edits
 from collabedit.audit.schema import Setting
 from collabedit.crypto.ring import RingArray
 from collabedit.crypto.rng import ReplayableRandomness
@@ -252,8 +253,7 @@ def propose(task: SessionTask, model: EditableModel, covariance: Covariance | No
     def public(end: int) -> str:
         return identities[PartyId(end)].verify_key.to_bytes().hex()
 
-    # The same bound for all: the plan is public, and who has one edit more is not.
-    most = -(-setting.edits // setting.parties)
+    most = most_edits(setting)
     return propose_plan(
         model,
         covariance,

@@ -27,6 +27,8 @@ def severity(metrics: Sequence[Metric], settings: SeveritySettings) -> Severity:
     """Judge a row by its headline metric, the first one.
 
     Without a chance level there is nothing to guess: then any success leaks, and none is a refusal.
+    Scores of candidates that are surely below chance are not at chance: turned round they tell. Of
+    other figures less is less.
     """
     if not metrics:
         return "not-tested"
@@ -35,7 +37,8 @@ def severity(metrics: Sequence[Metric], settings: SeveritySettings) -> Severity:
         return "leaks" if first.value > 0 else "refused"
     if first.low > first.chance:
         return "leaks"
-    if first.high >= first.chance and first.high <= first.chance + settings.margin:
+    turns = first.name == "auc" and first.high < first.chance
+    if not turns and first.high <= first.chance + settings.margin:
         return "chance"
     return "unclear"
 
@@ -82,7 +85,8 @@ def _verdict(
         key=lambda index: (-_excess(rows[index].metrics[0]), index),
     )
     count, total = len(deciding), len(tested)
-    of = f"{count} of {total} rows" if total > 1 else "the only row"
+    names = ", ".join(dict.fromkeys(rows[index].attack for index in deciding))
+    of = f"{count} of {total} rows ({names})" if total > 1 else f"the only row ({names})"
     strongest = _quoted(rows[deciding[0]], titles)
     match worst:
         case "leaks":

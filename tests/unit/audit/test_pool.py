@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from collabedit.audit.pool import draw_candidates
+from collabedit.audit.pool import draw_candidates, most_edits
 from collabedit.audit.schema import PoolSettings, Setting
 from collabedit.errors import InputError
 from collabedit.experiments.deal import Pool
@@ -30,11 +30,15 @@ def test_candidates_have_different_subjects_and_only_the_eligible_are_edited() -
     assert len(set(dealt)) == len(found.eligible) == 30
 
 
-def test_parties_have_different_edits_in_equal_numbers() -> None:
+def test_parties_have_different_edits_in_numbers_of_their_own() -> None:
     found = draw_candidates(POOL, PoolSettings(candidates=80))
     shares = found.deal(setting(edits=11))
-    assert [len(own) for own in shares] == [4, 4, 3]
+    sizes = [len(own) for own in shares]
+    assert sum(sizes) == 11
+    assert all(1 <= size <= most_edits(setting(edits=11)) for size in sizes)
     assert len({number for own in shares for number in own}) == 11
+    drawn = {tuple(map(len, found.deal(setting(edits=30, seed=seed)))) for seed in range(20)}
+    assert len(drawn) > 10
 
 
 def test_fewer_edits_of_a_seed_are_a_part_of_more_and_other_seeds_are_others() -> None:

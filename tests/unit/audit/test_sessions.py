@@ -159,7 +159,8 @@ def test_a_colluding_party_opens_the_basis_and_is_not_counted_among_its_victims(
     found = world.scores("collusion", defence)
     assert list(found) == ["2 of 3 parties collude", "1 of 3 parties collude"]
     assert [each["auc"].value for each in found.values()] == [1.0, 1.0]
-    assert [each["recall@n"].trials for each in found.values()] == [2, 4]
+    sizes = [len(own) for own in world.session(defence).task.shares]
+    assert [each["recall@n"].trials for each in found.values()] == [sizes[2], sum(sizes[1:])]
 
 
 def test_a_kept_session_is_the_one_that_was_run(world: World, tmp_path: Path) -> None:
@@ -255,9 +256,10 @@ def test_the_truth_is_of_the_parties_that_count(world: World) -> None:
     truth = session.truth(60)
     assert truth.edited.sum() == 6
     assert len(truth.facts) == 6
-    assert truth.quantities == {f"edits of party-{party}": 2 for party in (1, 2, 3)}
+    sizes = [len(own) for own in session.task.shares]
+    assert truth.quantities == {f"edits of party-{n}": size for n, size in enumerate(sizes, 1)}
     part = session.truth(60, parties=frozenset({session.plan.party_ids[0]}))
-    assert part.edited.sum() == len(part.facts) == 2
+    assert part.edited.sum() == len(part.facts) == sizes[0]
 
 
 def test_an_attack_gets_of_the_prior_what_it_needs(world: World) -> None:

@@ -58,6 +58,7 @@ ATTACKS = [card("a"), card("b"), card("r", Adversary.RECIPIENT)]
         (CHANCE, "chance"),
         (metric(0.5, 0.3, 0.7), "unclear"),
         (metric(0.3, 0.2, 0.4), "unclear"),
+        (metric(0.3, 0.2, 0.4, name="cosine"), "chance"),
         (metric(0.0, 0.0, 0.3, chance=None, name="success"), "refused"),
         (metric(0.1, 0.0, 0.4, chance=None, name="success"), "leaks"),
         (metric(0.1, 0.05, 0.2, chance=0.1), "chance"),
