@@ -72,7 +72,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow --timeout 900
+	$(BIN)/pytest -m slow --timeout 900 --numprocesses 2 --dist loadfile
 
 # Its own result is out/network.json; if nothing could run, it fails.
 test-network: $(VENV)/.dev
