@@ -188,7 +188,9 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pool", type=int, default=200)
     parser.add_argument("--edits", type=int, default=30)
     parser.add_argument("--prompts", type=int, default=40)
-    parser.add_argument("--only", default="", help="attacks whose names begin so")
+    parser.add_argument(
+        "--only", default="", help="attacks whose names begin so, with commas between"
+    )
     return parser.parse_args(arguments)
 
 
@@ -215,7 +217,7 @@ def run(options: argparse.Namespace, show: Callable[[str], None]) -> list[Row]:
     show("| attack | view | figures (chance) | CPU seconds |\n|---|---|---|---|")
     rows = []
     for case in cases(scene):
-        if case[0].startswith(options.only):
+        if case[0].startswith(tuple(options.only.split(","))):
             rows.append(measure(scene, case))
             show(line(rows[-1]))
     for drop in () if options.only else DROPPED:

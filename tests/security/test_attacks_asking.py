@@ -408,8 +408,11 @@ def test_a_list_of_attacks_takes_no_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+HELD_TO_BOUNDS = "full-triple,grey-box,ica-keys,prompt-entropy,residual,update-span"
+"""The others find nothing on this model that could be held to a bound, and take minutes."""
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_attacks_on_the_real_model(capsys: pytest.CaptureFixture[str]) -> None:
     from tests.audit import model_attacks_table as table
 
@@ -417,7 +420,10 @@ def test_attacks_on_the_real_model(capsys: pytest.CaptureFixture[str]) -> None:
     try:
         lines: list[str] = []
         found = table.run(
-            table.options_of(["--edits", "12", "--pool", "60", "--prompts", "12"]), lines.append
+            table.options_of(
+                ["--edits", "12", "--pool", "60", "--prompts", "12", "--only", HELD_TO_BOUNDS]
+            ),
+            lines.append,
         )
     finally:
         torch.set_num_threads(threads)
