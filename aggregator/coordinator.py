@@ -398,10 +398,7 @@ class Coordinator:
             return None
         if not isinstance(state, s.Opening):
             return None
-        # Two arguments for masked sums: what stands in for it in tests and vectors takes no more.
-        outcome = (
-            open_and_merge(state, store) if opened is None else open_and_merge(state, store, opened)
-        )
+        outcome = open_and_merge(state, store, opened)
         event = outcome.event if isinstance(outcome, OpenedTask) else outcome
         if isinstance(outcome, OpenedTask):
             self._bundles.store(self._task, outcome.bundle)
@@ -543,19 +540,16 @@ class Coordinator:
         self._transcript.fetched(party, task, kind, lambda: chunks(task))
         return found
 
-    def bundle_chunks(self, task: TaskIndex) -> Iterator[bytes]:
-        """Read a released update bundle piece by piece.
+    def bundle(self, task: TaskIndex) -> bytes:
+        """Return a released update bundle.
 
         Raises:
             UnexpectedMessageError: the task isn't released.
             StorageError: the file cannot be read.
         """
         with self._changed:
-            return self._bundles.chunks(task)
-
-    def bundle(self, task: TaskIndex) -> bytes:
-        """Return a released update bundle; see `bundle_chunks`."""
-        return b"".join(self.bundle_chunks(task))
+            chunks = self._bundles.chunks(task)
+        return b"".join(chunks)
 
     def retire(self) -> None:
         """The session is over and told: erase what it kept. The log of what happened stays.

@@ -37,13 +37,13 @@ class OpenedTask:
 Outcome: TypeAlias = OpenedTask | MergeRefused
 
 
-def open_and_merge(state: Opening, store: TileStore, opened: TileStore | None = None) -> Outcome:
+def open_and_merge(state: Opening, store: TileStore, opened: TileStore | None) -> Outcome:
     """Open the sum over the survivors and merge it; a counting task's is released as it is.
 
     Args:
         state: with what the sum still carries.
         store: the uploads.
-        opened: of an encrypted sum, the opener's upload.
+        opened: of an encrypted sum, the opener's upload; None with masks.
     """
     setup = state.progress.setup
     plan, task = setup.plan, setup.context.task

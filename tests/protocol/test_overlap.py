@@ -329,8 +329,8 @@ def lie_about_counts(
     """Let the aggregator release another vector than it opened, with digests that fit."""
     honest = opening.open_and_merge
 
-    def lying(state: a.Opening, store: TileStore) -> opening.Outcome:
-        outcome = honest(state, store)
+    def lying(state: a.Opening, store: TileStore, opened: TileStore | None) -> opening.Outcome:
+        outcome = honest(state, store, opened)
         setup = state.progress.setup
         if setup.context.task != COUNTING:
             return outcome

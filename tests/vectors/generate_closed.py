@@ -130,13 +130,13 @@ class ClosedRun(Run):
         self.encoded[party] = contributed_vector(state.setup, brought, state.group_secret)
         super().upload(party, state)
 
-    def open_sum(self, state: Opening, *stores: TileStore) -> Outcome:
-        outcome = super().open_sum(state, *stores)
+    def open_sum(self, state: Opening, store: TileStore, opened: TileStore | None) -> Outcome:
+        outcome = super().open_sum(state, store, opened)
         assert isinstance(outcome, OpenedTask)
         if outcome.bundle.endswith(encode_checks(self.plan, TASK, outcome.total)):
             return outcome
         self.recorded.clear()  # of another sum
-        return super().open_sum(state, *stores)
+        return super().open_sum(state, store, opened)
 
     @property
     def secret(self) -> bytes:

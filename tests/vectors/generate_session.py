@@ -332,9 +332,9 @@ class Run:
             for _, receiver, packet in shown:
                 self.take(receiver, self.witnesses[receiver].receive(self.states[receiver], packet))
 
-    def open_sum(self, state: Opening, *stores: TileStore) -> Outcome:
+    def open_sum(self, state: Opening, store: TileStore, opened: TileStore | None) -> Outcome:
         """Open and merge, and take the recorded bundle if it is the same up to rounding."""
-        outcome = open_and_merge(state, *stores)
+        outcome = open_and_merge(state, store, opened)
         task = state.progress.setup.context.task
         recorded = self.recorded.get(task)
         if recorded is None or not isinstance(outcome, OpenedTask):

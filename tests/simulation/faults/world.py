@@ -116,8 +116,8 @@ class World:
             self.audit.summed(store._task, survivors, total)
             return total
 
-        def merge(state: a.Opening, *stores: TileStore) -> Outcome:
-            outcome = open_and_merge(state, *stores)
+        def merge(state: a.Opening, store: TileStore, opened: TileStore | None) -> Outcome:
+            outcome = open_and_merge(state, store, opened)
             if isinstance(outcome, OpenedTask) and state.opener is not None:
                 task = state.progress.setup.context.task
                 self.audit.summed(task, state.survivors, outcome.total)

@@ -326,7 +326,7 @@ def opening(tmp_path: Path) -> tuple[TestFederation, a.Opening, TileStore]:
 
 def test_opening_gives_the_exact_sum(tmp_path: Path) -> None:
     federation, state, store = opening(tmp_path)
-    outcome = open_and_merge(state, store)
+    outcome = open_and_merge(state, store, None)
     assert isinstance(outcome, OpenedTask)
     np.testing.assert_array_equal(outcome.total, plain_sum(federation, PLAN.party_ids))
     assert "array" not in repr(outcome)
@@ -339,7 +339,7 @@ def test_an_altered_spool_is_noticed_before_its_sum_is_merged(tmp_path: Path) ->
     data = bytearray(path.read_bytes())
     data[7] ^= 0x40
     path.write_bytes(data)
-    outcome = open_and_merge(state, store)
+    outcome = open_and_merge(state, store, None)
     assert isinstance(outcome, a.MergeRefused)
     assert outcome.reason is AbortReason.INTERNAL
     assert "contribution of party 1" in outcome.detail
@@ -348,7 +348,7 @@ def test_an_altered_spool_is_noticed_before_its_sum_is_merged(tmp_path: Path) ->
 def test_masks_of_another_survivor_set_refuse_to_merge(tmp_path: Path) -> None:
     _, state, store = opening(tmp_path)
     wrong = dataclasses.replace(state, masks=state.masks[1:])
-    outcome = open_and_merge(wrong, store)
+    outcome = open_and_merge(wrong, store, None)
     assert isinstance(outcome, a.MergeRefused)
     # What a mask is left on is uniformly random, and almost surely beyond what four parties send.
     assert outcome.reason is AbortReason.BOUNDS_EXCEEDED
