@@ -6,7 +6,7 @@ package stands in every list and matrix once it is installed (docs/attacks.md).
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeAlias
 
@@ -37,6 +37,7 @@ class Entry:
         needs: of the prior.
         first_layer_only: whether it looks at the first edited layer alone, so that sessions of one
             layer serve.
+        package: that it is from; filled in when it is found.
     """
 
     name: str
@@ -80,24 +81,53 @@ class Entry:
             raise InputError(f"attack {self.name}: {error}") from error
 
 
-def installed() -> dict[str, Entry]:
-    """Find every attack that is installed, by name, in order of names.
+def discover() -> tuple[dict[str, Entry], dict[str, str]]:
+    """Find every attack that is installed.
 
-    Raises:
-        InputError: a package's entry point cannot be loaded, is no `Entry`, or takes a name that
-            another has; says which package is at fault.
+    Returns:
+        Entries by name, in order of names; and by name of its entry point what is wrong with one
+        that cannot be loaded, is no `Entry`, or has a name that another has. It says which package
+        is at fault.
     """
     found: dict[str, Entry] = {}
+    faults: dict[str, str] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda each: (each.name, each.value)):
-        entry = _load(point)
-        other = found.get(entry.name)
-        if other is not None and other.package != entry.package:
-            raise InputError(
+        try:
+            entry = _load(point)
+        except InputError as error:
+            faults[point.name] = str(error)
+            continue
+        other = found.setdefault(entry.name, entry)
+        if other.package != entry.package:
+            faults[entry.name] = (
                 f"packages {other.package} and {entry.package} both have an attack {entry.name}: "
                 "uninstall one of them"
             )
-        found[entry.name] = entry
-    return dict(sorted(found.items()))
+    return {name: found[name] for name in sorted(found.keys() - faults.keys())}, faults
+
+
+def installed() -> dict[str, Entry]:
+    """Return every attack that is installed, by name.
+
+    Raises:
+        InputError: one of them is at fault, see `discover`.
+    """
+    found, faults = discover()
+    for fault in faults.values():
+        raise InputError(fault)
+    return found
+
+
+def find(name: str) -> Entry:
+    """Return one attack, whatever is wrong with others.
+
+    Raises:
+        InputError: it is not installed here, or at fault.
+    """
+    found, faults = discover()
+    if name not in found:
+        raise InputError(faults.get(name, f"attack {name} is not installed here"))
+    return found[name]
 
 
 def _load(point: EntryPoint) -> Entry:
@@ -113,5 +143,4 @@ def _load(point: EntryPoint) -> Entry:
             f"package {package}: {point.value} is no `collabedit.attacks.registry.Entry` with the "
             f"name {point.name} of its entry point"
         )
-    object.__setattr__(entry, "package", package)
-    return entry
+    return replace(entry, package=package)

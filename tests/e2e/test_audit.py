@@ -192,6 +192,25 @@ def test_a_dry_run_lists_cells_and_loads_nothing(tmp_path: Path) -> None:
     assert "attack guess is not installed" in refused.lines[-1]
 
 
+def test_a_package_that_cannot_be_loaded_holds_up_who_asks_for_it_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "broken", {"rude": "broken:ENTRY"}, "raise RuntimeError('gone')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    listed = run_command("audit", "list")
+    assert listed.code == 2
+    assert "package broken: its attack rude cannot be loaded: gone" in listed.err
+    assert "sum-span" in listed.out
+    cells = {"defences": ["closed"], "parties": [3], "edits": [6]}
+    named = write(place, name="named", grids=[{"attacks": ["sum-span"], **cells}])
+    assert run(named, tmp_path / "out", "--dry-run").code == 0
+    everything = write(place, name="everything", grids=[{"attacks": ["*"], **cells}])
+    refused = run(everything, tmp_path / "out", "--dry-run")
+    assert refused.code == 2
+    assert "package broken" in refused.err
+
+
 @pytest.mark.slow
 def test_an_attack_of_another_package_is_in_the_list_and_in_the_matrix(
     place: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ import numpy as np
 from collabedit.attacks.attack import Finding, Prior
 from collabedit.attacks.claims import Attempts, Claim, LackingError
 from collabedit.attacks.prior import model_prior
-from collabedit.attacks.registry import Entry, installed
+from collabedit.attacks.registry import Entry, find
 from collabedit.attacks.scoring import rows_of, score
 from collabedit.attacks.truth import Truth
 from collabedit.audit.curves import RATES, roc
@@ -121,12 +121,10 @@ def attack_session(task: AttackTask) -> Fields:
         error says.
 
     Raises:
-        InputError: no such attack, or something in the cache is damaged.
+        InputError: no such attack on this worker, or something in the cache is damaged.
         ModelError: the attack left the model changed.
     """
-    entry = installed().get(task.attack)
-    if entry is None:
-        raise InputError(f"attack {task.attack} is not installed on this worker")
+    entry = find(task.attack)
     kind = kind_of(entry.view)
     if kind is None:
         raise InputError(f"attack {task.attack}: nothing makes its views on this worker")

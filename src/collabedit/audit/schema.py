@@ -204,6 +204,10 @@ class Audit(Section):
             names |= dict.fromkeys(known if name == EVERY else [name])
         return tuple(names)
 
+    def asks_for(self, attack: str) -> bool:
+        """Return whether the file names an attack, or all that there are."""
+        return any({attack, EVERY} & set(grid.attacks) for grid in self.grids)
+
     def cells(
         self, known: Mapping[str, Entry], *, only: frozenset[str] | None = None
     ) -> tuple[Cell, ...]:

@@ -39,13 +39,19 @@ _Folder = Annotated[Path, typer.Argument(help="Folder of results of `audit run`.
 
 @app.command("list")
 def show_attacks() -> None:
-    """List the attacks that are installed, also those of other packages."""
-    from collabedit.attacks.registry import installed
+    """List the attacks that are installed, also those of other packages.
 
+    Exits with 2 if one cannot be used; the others are listed.
+    """
+    from collabedit.attacks.registry import discover
+
+    found, faults = discover()
     table = Table("attack", "adversary", "question", "package")
-    for entry in installed().values():
+    for entry in found.values():
         table.add_row(entry.name, entry.adversary.value, entry.asks, entry.package)
     _console().print(table)
+    if faults:
+        raise InputError("; ".join(faults.values()))
 
 
 @app.command("run")
@@ -72,7 +78,7 @@ def run(
 
     Exits with 10 if a cell failed; the others are kept and reported.
     """
-    from collabedit.attacks.registry import installed
+    from collabedit.attacks.registry import discover
     from collabedit.audit.folder import AuditFolder
     from collabedit.audit.pool import draw_candidates
     from collabedit.audit.running import make_jobs
@@ -83,7 +89,10 @@ def run(
     from collabedit.experiments.shared import bench_for
     from collabedit.grid import run_jobs
 
-    audit, known = load_audit(config), installed()
+    audit, (known, faults) = load_audit(config), discover()
+    for name, fault in faults.items():
+        if audit.asks_for(name):
+            raise InputError(fault)
     cells = audit.cells(known, only=frozenset(only) if only else None)
     if dry_run:
         _show_cells(audit, cells, known)

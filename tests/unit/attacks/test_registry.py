@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from collabedit.attacks.attack import Finding, Prior
-from collabedit.attacks.registry import Entry, installed
+from collabedit.attacks.registry import Entry, discover, find, installed
 from collabedit.attacks.views import AggregatorView
 from collabedit.errors import InputError
 from collabedit.threat_model import Adversary
@@ -98,6 +98,14 @@ def test_a_package_at_fault_is_named(
     try:
         with pytest.raises(InputError, match=said) as caught:
             installed()
+        with pytest.raises(InputError, match=said):
+            find(point)
+        # Whoever asks for another attack is not held up.
+        assert find("leverage").package == "collabedit"
+        found, faults = discover()
+        assert set(faults) == {point}
+        assert point not in found
+        assert "leverage" in found
     finally:
         sys.modules.pop(module, None)
     assert module in str(caught.value)
