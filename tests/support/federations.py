@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from collabedit.crypto.signing import SigningKey
 from collabedit.exchange import contribution_vector
@@ -20,6 +21,8 @@ from tests.support.randomness import InsecureTestRandomness
 MAPPED = 48
 OUTPUTS = 20
 EDITS_EACH = 3
+
+_THREADS = ThreadpoolController()
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class TestFederation:
         return [self.edits[party, TaskIndex(layer.index)] for layer in self.plan.tasks[task]]
 
     def contribute(self, party: PartyId, task: TaskIndex) -> Matrix:
-        return contribution_vector(self.plan, task, self.statistics(party, task))
+        # A product's last bits depend on the number of threads, and processes of tests have one.
+        with _THREADS.limit(limits=1, user_api="blas"):
+            return contribution_vector(self.plan, task, self.statistics(party, task))
 
     def centralised(self, parties: frozenset[PartyId], task: TaskIndex) -> Matrix:
         """T (I + S)⁻¹ over these parties' edits, by a dense solve."""
