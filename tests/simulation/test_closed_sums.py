@@ -11,27 +11,13 @@ from collabedit.errors import AbortReason
 from collabedit.exchange import plan_encoding
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.party.states import Aborted, Completed
-from collabedit.simulation import Faults, Outcome, Simulation
-from collabedit.sketch import LowRankUpdate, Matrix
-from tests.support.federations import TestFederation, build_federation
+from collabedit.simulation import Faults
+from collabedit.sketch import LowRankUpdate
+from tests.support.federations import build_federation
+from tests.support.updates import error, run
 
 FIRST = TaskIndex(0)
 CLOSED = "check_columns = 4"
-Received = dict[tuple[PartyId, TaskIndex], Matrix]
-
-
-def run(federation: TestFederation, simulation: Simulation) -> tuple[Outcome, Received]:
-    received: Received = {}
-
-    def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
-        for layer, update in updates.items():
-            received[party, TaskIndex(int(layer))] = update.dense()
-
-    return simulation.run(federation.statistics, apply), received
-
-
-def error(found: Matrix, wanted: Matrix) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 @pytest.mark.parametrize("schedule", ['"sequential"', '"parallel"'])

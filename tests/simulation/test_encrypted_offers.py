@@ -1,6 +1,6 @@
 """Sums that a lying aggregator offers to the opener: refused by name, or told nothing by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +10,83 @@ from collabedit import simulation as simulation_module
 from collabedit.aggregator.encrypted import EncryptedUploads
 from collabedit.aggregator.tiles import TileStore
 from collabedit.attacks.ckks_key import chosen_pair, lift
-from collabedit.ciphertexts import plan_parameters
+from collabedit.ciphertexts import WORDS, plan_parameters
 from collabedit.crypto.ckks import opening as opening_module
 from collabedit.crypto.ckks.modular import Residues, add_mod
 from collabedit.crypto.ckks.parameters import CkksParameters
 from collabedit.crypto.ckks.seal import seal_context
-from collabedit.crypto.ckks.wire import Chunk, Form, decode_chunk, encode_chunk
+from collabedit.crypto.ckks.wire import HEADER_BYTES, Chunk, Form, decode_chunk, encode_chunk
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.ring import RingArray
-from collabedit.encrypted import SUM_CHUNK_BYTES
-from collabedit.ids import PartyId
+from collabedit.encrypted import CHUNK_WORDS, SEED_BYTES, SUM_CHUNK_BYTES
+from collabedit.ids import PartyId, TaskIndex
 from collabedit.party.contribution import uploaded_vector
 from collabedit.party.states import Aborted, TaskSetup
 from collabedit.plan import Plan
 from collabedit.simulation import Outcome
-from tests.simulation.test_encrypted_sums import FIRST, Forge, honest_offer, lying_offer, run, shown
 from tests.support.federations import MAPPED, OUTPUTS, encrypted_federation
 from tests.support.lies import Refusal
 from tests.support.recording import Keeper
+from tests.support.updates import run
+
+FIRST = TaskIndex(0)
+HONEST_OFFER = EncryptedUploads.offer
+Forge = Callable[[Plan, TileStore, frozenset[PartyId], bytes], bytes]
+
+
+def honest_offer(plan: Plan, store: TileStore, survivors: Iterable[PartyId]) -> bytes:
+    """What an honest aggregator offers of these uploads."""
+    return b"".join(HONEST_OFFER(EncryptedUploads(plan, FIRST, store), survivors))
+
+
+def lying_offer(monkeypatch: pytest.MonkeyPatch, forge: Forge) -> None:
+    def lying(uploads: EncryptedUploads, survivors: Iterable[PartyId]) -> Iterator[bytes]:
+        members, offer = frozenset(survivors), b"".join(HONEST_OFFER(uploads, survivors))
+        yield forge(uploads._plan, uploads._store, members, offer)
+
+    monkeypatch.setattr(EncryptedUploads, "offer", lying)
+
+
+@pytest.fixture
+def shown(forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Aborted:
+    """Show the opener what `forge` makes, and return how it ended; nothing was released."""
+    lying_offer(monkeypatch, forge)
+    federation = encrypted_federation(5)
+    outcome, received = run(federation, federation.simulation(tmp_path))
+    assert not received
+    assert not outcome.sums
+    state = outcome.party_states[PartyId(1)]
+    assert isinstance(state, Aborted)
+    return state
+
+
+def one_upload(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
+    """Party 2's upload alone in the place of the sum, with all seeds."""
+    del plan, survivors
+    words = store.read(PartyId(2), ring=WORDS)
+    chunk = words[:CHUNK_WORDS].astype("<u8").tobytes()
+    start = len(offer) - SUM_CHUNK_BYTES
+    header = offer[start : start + HEADER_BYTES]
+    return offer[:start] + header + chunk[HEADER_BYTES + SEED_BYTES :]
+
+
+def fewer_terms(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
+    """A sum without party 5, and its seeds in the place of all."""
+    shorter = honest_offer(plan, store, survivors - {5})
+    seeds = len(survivors) * SEED_BYTES
+    return offer[:seeds] + shorter[seeds - SEED_BYTES :]
+
+
+def other_seed(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
+    del plan, store, survivors
+    return bytes(SEED_BYTES) + offer[SEED_BYTES:]
+
+
+def swapped_seeds(
+    plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes
+) -> bytes:
+    del plan, store, survivors
+    return offer[SEED_BYTES : 2 * SEED_BYTES] + offer[:SEED_BYTES] + offer[2 * SEED_BYTES :]
 
 
 def first_of(plan: Plan, offer: bytes, terms: int) -> Residues:
@@ -82,18 +141,78 @@ def own_first(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer
 
 @pytest.mark.lie(
     role="aggregator",
+    lie="offers a sum with other seeds than the contributors signed",
+    round="r5",
+    refused_by="DIGEST_MISMATCH",
+)
+@pytest.mark.parametrize("forge", [other_seed, swapped_seeds])
+def test_an_opener_is_shown_other_seeds(shown: Aborted, refusal: Refusal) -> None:
+    refusal(shown.reason)
+    assert shown.culprit == 0
+
+
+@pytest.mark.lie(
+    role="aggregator",
+    lie="offers a sum over fewer contributors",
+    round="r5",
+    refused_by="MALFORMED_MESSAGE",
+)
+@pytest.mark.parametrize("forge", [fewer_terms])
+def test_an_opener_is_shown_fewer_contributors(shown: Aborted, refusal: Refusal) -> None:
+    refusal(shown.reason)
+    assert shown.culprit == 0
+
+
+@pytest.mark.lie(
+    role="aggregator",
+    lie="offers one upload in the place of the sum",
+    round="r5",
+    refused_by="BOUNDS_EXCEEDED",
+)
+@pytest.mark.parametrize("forge", [one_upload])
+def test_an_opener_is_shown_one_upload(shown: Aborted, refusal: Refusal) -> None:
+    """With the seeds of all it does not open, and with its own alone it is refused before."""
+    refusal(shown.reason)
+    assert shown.culprit is None
+
+
+@pytest.mark.lie(
+    role="aggregator",
+    lie="offers another sum than it signed",
+    round="r5",
+    refused_by="DIGEST_MISMATCH",
+)
+def test_an_offer_that_is_not_the_announced_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    federation = encrypted_federation(5)
+    own = federation.simulation(tmp_path)
+    honest = own.coordinator.download
+
+    def altered(party: PartyId, task: TaskIndex) -> Iterator[bytes]:
+        offer = b"".join(honest(party, task))
+        yield offer[:-1] + bytes([offer[-1] ^ 1])
+
+    monkeypatch.setattr(own.coordinator, "download", altered)
+    outcome, received = run(federation, own)
+    state = outcome.party_states[PartyId(1)]
+    assert isinstance(state, Aborted)
+    refusal(state.reason)
+    assert state.culprit == 0
+    assert not received
+
+
+@pytest.mark.lie(
+    role="aggregator",
     lie="offers the sum of some contributors as that of all",
     round="r5",
     refused_by="BOUNDS_EXCEEDED",
 )
 @pytest.mark.parametrize("forge", [part_as_all, nothing])
-def test_a_sum_that_its_seeds_do_not_fit_does_not_open(
-    forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
-) -> None:
+def test_a_sum_that_its_seeds_do_not_fit_does_not_open(shown: Aborted, refusal: Refusal) -> None:
     """What lacks a c₀ or has a c₁ too many is off by s times something uniform."""
-    state = shown(forge, tmp_path, monkeypatch)
-    refusal(state.reason)
-    assert state.culprit is None
+    refusal(shown.reason)
+    assert shown.culprit is None
 
 
 @pytest.mark.lie(
@@ -104,11 +223,10 @@ def test_a_sum_that_its_seeds_do_not_fit_does_not_open(
 )
 @pytest.mark.parametrize("forge", [alone, part, own_second, own_first])
 def test_an_offer_over_others_than_the_survivors_is_refused(
-    forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+    shown: Aborted, refusal: Refusal
 ) -> None:
-    state = shown(forge, tmp_path, monkeypatch)
-    refusal(state.reason)
-    assert state.culprit == 0
+    refusal(shown.reason)
+    assert shown.culprit == 0
 
 
 @pytest.mark.lie(

@@ -1,7 +1,7 @@
 """Encrypted sums over the whole protocol in memory: what masks would give, opened by one party."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,20 @@ import pytest
 from collabedit import simulation as simulation_module
 from collabedit.aggregator.bundles import Bundles
 from collabedit.aggregator.coordinator import Coordinator
-from collabedit.aggregator.encrypted import EncryptedUploads
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.opening import OpenedTask
 from collabedit.aggregator.states import Summing
-from collabedit.aggregator.tiles import TileStore
-from collabedit.ciphertexts import WORDS, task_chunks
+from collabedit.ciphertexts import task_chunks
 from collabedit.crypto.ckks.wire import HEADER_BYTES
 from collabedit.crypto.ring import RingArray, to_bytes
-from collabedit.encrypted import CHUNK_BYTES, CHUNK_WORDS, SEED_BYTES, SUM_CHUNK_BYTES
+from collabedit.encrypted import CHUNK_BYTES, SEED_BYTES
 from collabedit.errors import AbortReason, StorageError
-from collabedit.ids import LayerIndex, PartyId, TaskIndex
+from collabedit.ids import PartyId, TaskIndex
 from collabedit.party import decryption
 from collabedit.party.contribution import MaskedUpload, contributed_vector, uploaded_vector
 from collabedit.party.states import Aborted, TaskSetup, Uploaded
-from collabedit.plan import Plan
 from collabedit.proto.statements import RefusalError
-from collabedit.simulation import Faults, Outcome, Simulation
-from collabedit.sketch import LowRankUpdate, Matrix
+from collabedit.simulation import Faults, Outcome
 from tests.simulation.test_restarts import (
     MortalJournal,
     MortalSimulation,
@@ -37,25 +33,11 @@ from tests.simulation.test_restarts import (
     Restless,
     simulation,
 )
-from tests.support.federations import TestFederation, encrypted_federation
+from tests.support.federations import encrypted_federation
 from tests.support.lies import Refusal
+from tests.support.updates import error, run
 
 FIRST = TaskIndex(0)
-Received = dict[tuple[PartyId, TaskIndex], Matrix]
-
-
-def run(federation: TestFederation, simulation: Simulation) -> tuple[Outcome, Received]:
-    received: Received = {}
-
-    def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
-        for layer, update in updates.items():
-            received[party, TaskIndex(int(layer))] = update.dense()
-
-    return simulation.run(federation.statistics, apply), received
-
-
-def error(found: Matrix, wanted: Matrix) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 @pytest.mark.parametrize("schedule", ['"sequential"', '"parallel"'])
@@ -293,135 +275,7 @@ def test_a_ciphertext_under_another_key_spoils_the_sum_and_nothing_is_released(
     assert not outcome.sums
 
 
-# An aggregator that lies to the opener
-
-
-HONEST_OFFER = EncryptedUploads.offer
-Forge = Callable[[Plan, TileStore, frozenset[PartyId], bytes], bytes]
-
-
-def honest_offer(plan: Plan, store: TileStore, survivors: Iterable[PartyId]) -> bytes:
-    """What an honest aggregator offers of these uploads."""
-    return b"".join(HONEST_OFFER(EncryptedUploads(plan, FIRST, store), survivors))
-
-
-def lying_offer(monkeypatch: pytest.MonkeyPatch, forge: Forge) -> None:
-    def lying(uploads: EncryptedUploads, survivors: Iterable[PartyId]) -> Iterator[bytes]:
-        members, offer = frozenset(survivors), b"".join(HONEST_OFFER(uploads, survivors))
-        yield forge(uploads._plan, uploads._store, members, offer)
-
-    monkeypatch.setattr(EncryptedUploads, "offer", lying)
-
-
-def one_upload(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
-    """Party 2's upload alone in the place of the sum, with all seeds."""
-    del plan, survivors
-    words = store.read(PartyId(2), ring=WORDS)
-    chunk = words[:CHUNK_WORDS].astype("<u8").tobytes()
-    start = len(offer) - SUM_CHUNK_BYTES
-    header = offer[start : start + HEADER_BYTES]
-    return offer[:start] + header + chunk[HEADER_BYTES + SEED_BYTES :]
-
-
-def fewer_terms(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
-    """A sum without party 5, and its seeds in the place of all."""
-    shorter = honest_offer(plan, store, survivors - {5})
-    seeds = len(survivors) * SEED_BYTES
-    return offer[:seeds] + shorter[seeds - SEED_BYTES :]
-
-
-def other_seed(plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes) -> bytes:
-    del plan, store, survivors
-    return bytes(SEED_BYTES) + offer[SEED_BYTES:]
-
-
-def swapped_seeds(
-    plan: Plan, store: TileStore, survivors: frozenset[PartyId], offer: bytes
-) -> bytes:
-    del plan, store, survivors
-    return offer[SEED_BYTES : 2 * SEED_BYTES] + offer[:SEED_BYTES] + offer[2 * SEED_BYTES :]
-
-
-def shown(forge: Forge, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Aborted:
-    """Let the opener be shown something else, and return how it ended; nothing was released."""
-    lying_offer(monkeypatch, forge)
-    federation = encrypted_federation(5)
-    outcome, received = run(federation, federation.simulation(directory))
-    assert not received
-    assert not outcome.sums
-    state = outcome.party_states[PartyId(1)]
-    assert isinstance(state, Aborted)
-    return state
-
-
-@pytest.mark.lie(
-    role="aggregator",
-    lie="offers a sum with other seeds than the contributors signed",
-    round="r5",
-    refused_by="DIGEST_MISMATCH",
-)
-@pytest.mark.parametrize("forge", [other_seed, swapped_seeds])
-def test_an_opener_is_shown_other_seeds(
-    forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
-) -> None:
-    state = shown(forge, tmp_path, monkeypatch)
-    refusal(state.reason)
-    assert state.culprit == 0
-
-
-@pytest.mark.lie(
-    role="aggregator",
-    lie="offers a sum over fewer contributors",
-    round="r5",
-    refused_by="MALFORMED_MESSAGE",
-)
-def test_an_opener_is_shown_fewer_contributors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
-) -> None:
-    state = shown(fewer_terms, tmp_path, monkeypatch)
-    refusal(state.reason)
-    assert state.culprit == 0
-
-
-@pytest.mark.lie(
-    role="aggregator",
-    lie="offers one upload in the place of the sum",
-    round="r5",
-    refused_by="BOUNDS_EXCEEDED",
-)
-def test_an_opener_is_shown_one_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
-) -> None:
-    """With the seeds of all it does not open, and with its own alone it is refused before."""
-    state = shown(one_upload, tmp_path, monkeypatch)
-    refusal(state.reason)
-    assert state.culprit is None
-
-
-@pytest.mark.lie(
-    role="aggregator",
-    lie="offers another sum than it signed",
-    round="r5",
-    refused_by="DIGEST_MISMATCH",
-)
-def test_an_offer_that_is_not_the_announced_one_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
-) -> None:
-    federation = encrypted_federation(5)
-    own = federation.simulation(tmp_path)
-    honest = own.coordinator.download
-
-    def altered(party: PartyId, task: TaskIndex) -> Iterator[bytes]:
-        offer = b"".join(honest(party, task))
-        yield offer[:-1] + bytes([offer[-1] ^ 1])
-
-    monkeypatch.setattr(own.coordinator, "download", altered)
-    outcome, received = run(federation, own)
-    state = outcome.party_states[PartyId(1)]
-    assert isinstance(state, Aborted)
-    refusal(state.reason)
-    assert state.culprit == 0
-    assert not received
+# An opener that lies
 
 
 @pytest.mark.lie(
