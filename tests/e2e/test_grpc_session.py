@@ -4,6 +4,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from collabedit.errors import (
     TransportError,
 )
 from collabedit.exchange import encode_frame
-from collabedit.ids import LayerIndex, PartyId, TaskIndex
+from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Plan, Timing
 from collabedit.proto.codec import encode_packet
 from collabedit.proto.envelope import sign_message
@@ -41,8 +42,9 @@ def with_timing(federation: TestFederation, **seconds: float) -> TestFederation:
 
 
 def run(network: Network, parties: list[int], **scales: float) -> None:
-    coordinator = network.coordinator()
-    with network.server(coordinator) as server:
+    """Play a session, recorded if `network` says where."""
+    recorder = network.recorder(AGGREGATOR)
+    with recorder or nullcontext(), network.server(network.coordinator(recorder)) as server:
         threads = [
             network.join(
                 PartyId(party),

@@ -39,7 +39,8 @@ from collabedit.simulation import Outcome
 from tests.e2e.test_grpc_session import run, with_timing
 from tests.security.test_attacks_closed import prior_of
 from tests.support.federations import TestFederation, encrypted_federation
-from tests.support.recording import Keeper, RecordingNetwork
+from tests.support.keeper import Keeper
+from tests.support.networks import Network
 
 FIRST = TaskIndex(0)
 PARTIES = 5
@@ -156,7 +157,7 @@ def test_the_aggregator_and_any_one_party_open_every_upload_exactly(
 @pytest.mark.slow
 def test_so_they_do_over_grpc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     federation, keeper = with_timing(encrypted_federation(4)), Keeper(monkeypatch)
-    network = RecordingNetwork(federation, tmp_path)
+    network = Network(federation, tmp_path / "state", records=tmp_path / "records")
     run(network, [1, 2, 3, 4])
     assert not network.errors
     transcript, plan = network.transcript, federation.plan

@@ -25,8 +25,8 @@ from collabedit.party.states import Aborted, TaskSetup
 from collabedit.plan import Plan
 from collabedit.simulation import Outcome
 from tests.support.federations import MAPPED, OUTPUTS, encrypted_federation
+from tests.support.keeper import Keeper
 from tests.support.lies import Refusal
-from tests.support.recording import Keeper
 from tests.support.updates import run
 
 FIRST = TaskIndex(0)

@@ -14,6 +14,7 @@ from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.recorder import Recorder
 from collabedit.recording import Recording
 from collabedit.simulation import Faults, Outcome
+from tests.e2e.test_grpc_session import run
 from tests.security.test_attacks_synthetic import prior_of
 from tests.support.federations import TestFederation, build_federation, encrypted_federation
 from tests.support.networks import Network
@@ -110,18 +111,10 @@ def test_an_encrypted_session_has_what_its_opener_was_given(tmp_path: Path) -> N
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, Path]:
     """Four parties over gRPC with mutual TLS, every end recorded."""
     directory = tmp_path_factory.mktemp("real")
-    network = Network(build_federation(4, layers=2), directory / "state")
-    network.records = directory / "records"
-    recorder = network.recorder(AGGREGATOR)
-    assert recorder is not None
-    with recorder, network.server(network.coordinator(recorder)) as server:
-        threads = [
-            network.join(party, network.channel(party, server.port))
-            for party in network.federation.plan.party_ids
-        ]
-        assert server.run(linger=5.0)
-        for thread in threads:
-            thread.join(20)
+    network = Network(
+        build_federation(4, layers=2), directory / "state", records=directory / "records"
+    )
+    run(network, [1, 2, 3, 4])
     assert not network.errors
     return network, directory / "records"
 

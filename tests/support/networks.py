@@ -18,6 +18,7 @@ from collabedit.party.member import Editor, Member, SessionReport
 from collabedit.party.recorded_channel import RecordedChannel
 from collabedit.party.session import run_session
 from collabedit.recorder import Recorder
+from collabedit.recording import Delivery, Recording
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.federations import TestFederation, weighed
 
@@ -101,6 +102,13 @@ class Network:
         if party == AGGREGATOR:
             return Recorder(self.records / "aggregator", plan, role="aggregator")
         return Recorder(self.records / plan.party_name(party), plan, role="party", party=party)
+
+    @property
+    def transcript(self) -> tuple[Delivery, ...]:
+        """What the aggregator recorded, once it let go of the file."""
+        assert self.records is not None
+        with Recording(self.records / "aggregator") as recording:
+            return tuple(recording.deliveries())
 
     def coordinator(self, recorder: Recorder | None = None) -> Coordinator:
         plan = self.federation.plan

@@ -23,7 +23,8 @@ from collabedit.recording import Delivery
 from collabedit.simulation import Faults, Outcome
 from tests.e2e.test_grpc_session import run, with_timing
 from tests.support.federations import TestFederation, build_federation, encrypted_federation
-from tests.support.recording import Keeper, RecordingNetwork
+from tests.support.keeper import Keeper
+from tests.support.networks import Network
 
 FIRST = TaskIndex(0)
 
@@ -84,7 +85,7 @@ def test_views_of_a_simulated_session(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_views_of_a_session_over_grpc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     federation, keeper = with_timing(encrypted_federation(4)), Keeper(monkeypatch)
-    network = RecordingNetwork(federation, tmp_path)
+    network = Network(federation, tmp_path / "state", records=tmp_path / "records")
     run(network, [1, 2, 3, 4])
     assert not network.errors
     check_views(federation, network.transcript, keeper)
