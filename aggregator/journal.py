@@ -12,23 +12,20 @@ and revealed shares, are erased and their digests stay.
 
 import enum
 import hashlib
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from collabedit.crypto.kdf import transcript_hash
+from collabedit.database import DatabaseFile
 from collabedit.errors import JournalError, StorageError
 from collabedit.ids import PartyId, TaskIndex
 
 _APPLICATION_ID = 0x43454A31  # "CEJ1"
 _SCHEMA_VERSION = 1
-_LOCK_SECONDS = 1.0
 
 _SCHEMA = """
 CREATE TABLE sessions (
@@ -107,7 +104,7 @@ class StoredSession:
     outcome: str | None
 
 
-class Journal:
+class Journal(DatabaseFile):
     """The journal file of one aggregator. Safe to call from several threads.
 
     Args:
@@ -120,45 +117,22 @@ class Journal:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._lock = threading.Lock()
         self._session: StoredSession | None = None
         self._count = 0
         self._link = b""
-        if path is not None:
-            _make_private(path)
-        with self._errors():
-            self._database = sqlite3.connect(
-                ":memory:" if path is None else path,
-                timeout=_LOCK_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-        try:
-            with self._errors():
-                self._prepare()
-        except BaseException:
-            self._database.close()
-            raise
+        super().__init__(path)
 
     def _prepare(self) -> None:
         run = self._database.execute
-        # Held until the process ends, however it ends: two aggregators would fork a session.
-        run("PRAGMA locking_mode = EXCLUSIVE")
-        run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA secure_delete = ON")
-        (tables,) = run("SELECT count(*) FROM sqlite_master").fetchone()
-        (application,) = run("PRAGMA application_id").fetchone()
-        (version,) = run("PRAGMA user_version").fetchone()
-        if not tables:
-            self._database.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
-                f"PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
-            )
-        elif (application, version) != (_APPLICATION_ID, _SCHEMA_VERSION):
-            raise JournalError(f"{self.path}: not a journal of this version of collabedit")
-        elif run("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise sqlite3.DatabaseError("quick_check")
+        if not self._create(_SCHEMA, application=_APPLICATION_ID, version=_SCHEMA_VERSION):
+            (application,) = run("PRAGMA application_id").fetchone()
+            (version,) = run("PRAGMA user_version").fetchone()
+            if (application, version) != (_APPLICATION_ID, _SCHEMA_VERSION):
+                raise JournalError(f"{self.path}: not a journal of this version of collabedit")
+            if run("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("quick_check")
         rows = self._sessions(over=False)
         if rows:
             self._session = rows[-1]
@@ -340,44 +314,21 @@ class Journal:
             raise JournalError(f"{self.path}: no session is open")
         return self._session
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._errors():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise JournalError(
-                    f"{self.path}: another aggregator uses this directory; stop it first"
-                ) from error
-            raise StorageError(
+    def _named(self, error: sqlite3.DatabaseError, *, locked: bool) -> StorageError:
+        if locked:
+            # Two aggregators would fork a session.
+            return JournalError(
+                f"{self.path}: another aggregator uses this directory; stop it first"
+            )
+        if isinstance(error, sqlite3.OperationalError):
+            return StorageError(
                 f"{self.path}: cannot be used: {error}; what was acknowledged before is kept: free "
                 "space or restore access, then go on"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise JournalError(
-                f"{self.path}: the journal is damaged; restore it from a copy, or move it away and "
-                "start a new session"
-            ) from error
-
-
-def _make_private(path: Path) -> None:
-    # SQLite gives its write-ahead log the mode of the database.
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be used: {error.strerror}") from error
+            )
+        return JournalError(
+            f"{self.path}: the journal is damaged; restore it from a copy, or move it away and "
+            "start a new session"
+        )
 
 
 def _now() -> int:

@@ -9,24 +9,21 @@ stays flat.
 
 import contextlib
 import hashlib
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
 from collabedit.crypto.ring import RingArray, to_bytes
-from collabedit.errors import InputError, StorageError
+from collabedit.database import DatabaseFile
+from collabedit.errors import CollabEditError, InputError, StorageError
 from collabedit.ids import LayerIndex, PartyId, TaskIndex
 from collabedit.plan import Plan
 from collabedit.recording import (
     APPLICATION_ID,
     FILE,
     FORMAT,
-    LOCK_SECONDS,
     PIECE_BYTES,
     SCHEMA,
     Delivery,
@@ -41,7 +38,7 @@ def unix_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Recorder:
+class Recorder(DatabaseFile):
     """Writes the recording of one session. Safe to call from several threads.
 
     Args:
@@ -70,32 +67,17 @@ class Recorder:
         self._role = role
         self._party = party
         self._now = now
-        self._lock = threading.Lock()
-        _make_private(self.path)
-        with self._errors():
-            self._database = sqlite3.connect(
-                self.path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
-            )
         try:
-            with self._errors():
-                self._prepare()
-        except BaseException:
-            self._database.close()
-            raise
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StorageError(f"{directory}: cannot be made: {error.strerror}") from error
+        super().__init__(self.path)
 
     def _prepare(self) -> None:
-        run = self._database.execute
-        run("PRAGMA locking_mode = EXCLUSIVE")
-        run("PRAGMA journal_mode = WAL")
         # A commit survives the process, not each time the power: syncing every message would make
         # a recorded session much slower than one that is not.
-        run("PRAGMA synchronous = NORMAL")
-        (tables,) = run("SELECT count(*) FROM sqlite_master").fetchone()
-        if not tables:
-            self._database.executescript(
-                f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
-                f"PRAGMA user_version = {FORMAT}; COMMIT;"
-            )
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._create(SCHEMA, application=APPLICATION_ID, version=FORMAT)
         check_format(self._database, self.path)
         row = self._row()
         if row is None:
@@ -224,33 +206,17 @@ class Recorder:
         with contextlib.suppress(*(() if kind is None else (StorageError,))):
             self.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._errors():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise StorageError(
-                    f"{self.path}: another process records into this file; stop it first"
-                ) from error
-            raise StorageError(
+    def _named(self, error: sqlite3.DatabaseError, *, locked: bool) -> CollabEditError:
+        if locked:
+            return StorageError(
+                f"{self.path}: another process records into this file; stop it first"
+            )
+        if isinstance(error, sqlite3.OperationalError):
+            return StorageError(
                 f"{self.path}: the session cannot be recorded: {error}: free space or restore "
                 "access, then go on"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{self.path}: is no recording, or is damaged: {error}") from error
+            )
+        return InputError(f"{self.path}: is no recording, or is damaged: {error}")
 
 
 def _digest_of(pieces: Iterable[bytes]) -> bytes:
@@ -274,12 +240,3 @@ def _put(
             database.execute("INSERT INTO pieces VALUES (?, ?, ?)", (digest, number, part))
             number, size = number + 1, size + len(part)
     database.execute("INSERT INTO contents VALUES (?, ?)", (digest, size))
-
-
-def _make_private(path: Path) -> None:
-    # SQLite gives its write-ahead log the mode of the database.
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be made: {error.strerror}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 from collabedit.crypto.ring import Ring, RingArray, from_bytes
+from collabedit.database import LOCK_SECONDS
 from collabedit.errors import InputError, ProtocolError
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.plan import parse_plan
@@ -28,7 +29,6 @@ PIECE_BYTES: Final = 1 << 20
 Kind: TypeAlias = Literal["packet", "frame", "bundle", "sum"]
 Role: TypeAlias = Literal["simulation", "aggregator", "party"]
 
-LOCK_SECONDS = 1.0
 SCHEMA = """
 CREATE TABLE session (
   role TEXT NOT NULL,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabedit import recorder as recorder_module
+from collabedit import database as database_module
 from collabedit.errors import InputError, StorageError
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.recorder import Recorder
@@ -147,7 +147,7 @@ def test_nobody_else_can_read_it(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "LOCK_SECONDS", 0.01)
+    monkeypatch.setattr(database_module, "LOCK_SECONDS", 0.01)
     with simulated(tmp_path), pytest.raises(StorageError, match="another process records"):
         Recorder(tmp_path, PLAN, role="simulation")
 
