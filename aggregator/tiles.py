@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from collabedit.aggregator.journal import Journal
+from collabedit.ahead import in_order
 from collabedit.crypto.masking import SignedMask, unmask_tile
 from collabedit.crypto.ring import Ring, RingArray, add_into, to_bytes
 from collabedit.durable import sync
@@ -275,7 +276,8 @@ class TileStore:
             except (OSError, ValueError) as error:
                 raise self._damage(party) from error
         total: RingArray = np.zeros(layout.elements, dtype=ring.dtype)
-        for index in range(layout.tiles):
+
+        def open_tile(index: int) -> None:
             bounds = layout.bounds(index)
             tile = total[bounds]
             for party, file in files.items():
@@ -283,6 +285,9 @@ class TileStore:
                     raise self._damage(party)
                 add_into(tile, file[bounds])
             unmask_tile(tile, tile_index=index, masks=masks)
+
+        for _ in in_order(open_tile, layout.tiles):
+            pass
         return total
 
     def _damage(self, party: PartyId) -> DamagedUploadError:

@@ -15,6 +15,9 @@ import numpy.typing as npt
 from collabedit.crypto.ring import Ring, RingArray
 from collabedit.errors import NumericError
 
+_BLOCK = 1 << 14
+"""Numbers that are scaled and rounded at once: they stay in a core's cache on the way."""
+
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
@@ -83,8 +86,14 @@ class FixedPoint:
                 value or its place.
             TypeError: not float64: another precision must be widened by who knows what it means.
         """
+        self._check_type(values)
+        self._check_range(values)
+
+    def _check_type(self, values: npt.NDArray[np.float64]) -> None:
         if values.dtype != np.float64:
             raise TypeError(f"fixed point encodes float64, not {values.dtype.str}")
+
+    def _check_range(self, values: npt.NDArray[np.float64]) -> None:
         if values.size:
             # max passes a NaN on.
             peak = max(float(values.max()), -float(values.min()))
@@ -108,12 +117,19 @@ class FixedPoint:
         Raises:
             NumericError, TypeError: as of `check`.
         """
-        self.check(values)
-        scaled = values * math.ldexp(1.0, self.fractional_bits)
-        np.rint(scaled, out=scaled)
-        # Exact: integers below 2^(bits-1) by the bound just checked and the headroom proven on
-        # construction.
-        signed = scaled.astype(np.dtype(f"<i{self.ring.element_bytes}"))
+        self._check_type(values)
+        signed = np.empty(values.shape, dtype=np.dtype(f"<i{self.ring.element_bytes}"))
+        factor = math.ldexp(1.0, self.fractional_bits)
+        source, target = np.ascontiguousarray(values).reshape(-1), signed.reshape(-1)
+        scratch = np.empty(min(source.size, _BLOCK))
+        for start in range(0, source.size, _BLOCK):
+            block = source[start : start + _BLOCK]
+            self._check_range(block)
+            scaled = np.multiply(block, factor, out=scratch[: block.size])
+            np.rint(scaled, out=scaled)
+            # Exact: integers below 2^(bits-1) by the bound just checked and the headroom proven on
+            # construction.
+            target[start : start + _BLOCK] = scaled
         return signed.view(self.ring.dtype)
 
     def decode(self, values: RingArray) -> npt.NDArray[np.float64]:

@@ -5,7 +5,7 @@ memory on every machine, so that the bytes of an array are its wire form.
 """
 
 import enum
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ class Ring(enum.Enum):
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
         """`<u4` or `<u8`."""
-        return np.dtype(f"<u{self.element_bytes}")
+        return _DTYPES[self]
 
     @classmethod
     def from_bits(cls, bits: int) -> "Ring":
@@ -56,10 +56,16 @@ class Ring(enum.Enum):
         Raises:
             TypeError: not an array of `<u4` or `<u8`.
         """
-        for ring in cls:
-            if values.dtype == ring.dtype:
+        for ring, dtype in _DTYPES.items():
+            if values.dtype == dtype:
                 return ring
         raise TypeError(f"a ring array holds <u4 or <u8, not {values.dtype.str}")
+
+
+# Asked for with every tile of every mask.
+_DTYPES: Final[dict[Ring, np.dtype[np.unsignedinteger[Any]]]] = {
+    ring: np.dtype(f"<u{ring.element_bytes}") for ring in Ring
+}
 
 
 def _check_pair(accumulator: RingArray, values: RingArray) -> None:

@@ -11,6 +11,7 @@ items in a counting task and K̃ and R with closed sums. So one task never has t
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
+from collabedit.ahead import in_order
 from collabedit.ciphertexts import Words, seeds_digest, upload_seeds
 from collabedit.crypto.kdf import SECRET_BYTES
 from collabedit.crypto.masking import SignedMask, mask_tile
@@ -60,12 +61,13 @@ class MaskedUpload:
     _digests: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     def frames(self, skip: Container[int] = frozenset()) -> Iterator[bytes]:
-        """Mask and frame every tile in order. Running again gives the same bytes.
+        """Mask and frame every tile in order, some ahead. Running again gives the same bytes.
 
         Tiles in `skip` are masked, too, since the root covers them, but not yielded.
         """
-        for index in range(self.layout.tiles):
-            frame = self._frame(index)
+        # Ciphertexts are read from a file that keeps its place, and have no masks.
+        threads = None if self.masks else 1
+        for index, frame in enumerate(in_order(self._frame, self.layout.tiles, threads=threads)):
             if index not in skip:
                 yield frame
 

@@ -63,7 +63,10 @@ class Tile:
 
 
 def encode_frame(index: int, payload: bytes | memoryview) -> bytes:
-    """Build the frame of a tile (SPEC 6.1)."""
+    """Build the frame of a tile (SPEC 6.1).
+
+    Its digest stands from FRAME_HEADER.size up to FRAME_OVERHEAD.
+    """
     header = FRAME_HEADER.pack(FRAME_MAGIC, index, len(payload), 0)
     return b"".join((header, _frame_digest(header, payload), payload))
 

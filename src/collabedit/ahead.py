@@ -1,0 +1,60 @@
+"""Work on the tiles of a vector by a few threads, a few tiles ahead of who takes them.
+
+Ciphers, hashes and additions over a tile let go of the interpreter's lock, so threads run beside
+each other and beside the network. How far they run ahead is bounded, and so is what they hold.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+MOST_THREADS: Final = 4
+"""Beyond it a tile's arithmetic waits for memory; a party's machine has other work besides."""
+
+FEWEST_TILES: Final = 4
+"""Below it threads cost more than they save."""
+
+
+def usable_threads() -> int:
+    """Return how many threads of this process work on tiles: its cores, up to `MOST_THREADS`."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        cores = os.cpu_count() or 1
+    return min(cores, MOST_THREADS)
+
+
+def in_order(
+    work: Callable[[int], T], tiles: int, *, threads: int | None = None
+) -> Generator[T, None, None]:
+    """Yield `work(0)`, `work(1)`, ... in order, each done by one of several threads.
+
+    At most two results a thread are done or under way before they are taken. An error is raised
+    where its result would be; then, and when the iterator is closed, what has not begun does not.
+
+    Args:
+        work: safe to call from several threads at once.
+        tiles: how many.
+        threads: that work; `usable_threads()` if left out. With 1, or fewer than `FEWEST_TILES`
+            tiles, all is done by the caller's.
+    """
+    count = usable_threads() if threads is None else threads
+    if count < 2 or tiles < FEWEST_TILES:
+        yield from map(work, range(tiles))
+        return
+    with ThreadPoolExecutor(count, thread_name_prefix="tiles") as pool:
+        under_way: deque[Future[T]] = deque()
+        try:
+            for index in range(tiles):
+                under_way.append(pool.submit(work, index))
+                if len(under_way) == 2 * count:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
