@@ -1,6 +1,7 @@
 """Worker processes that encrypt: they get the key through a pipe alone, and end with their work."""
 
 import base64
+import gc
 import multiprocessing
 import os
 import signal
@@ -28,8 +29,19 @@ def integers(count: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(0).integers(-(1 << 30), 1 << 30, count)
 
 
+_EARLIER: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def earlier() -> None:
+    """Leave out workers of other tests whose iterators are not collected yet."""
+    gc.collect()
+    _EARLIER.update(children())
+
+
 def children() -> list[int]:
-    return [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+    living = multiprocessing.active_children()
+    return [each.pid for each in living if each.pid is not None and each.pid not in _EARLIER]
 
 
 def test_chunks_come_in_order_from_two_workers() -> None:
@@ -47,7 +59,7 @@ def test_chunks_come_in_order_from_two_workers() -> None:
         for index, chunk in enumerate(made)
     }
     assert len(seeds) == len(made) == count
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_a_number_beyond_the_bound_starts_no_worker() -> None:
@@ -56,7 +68,7 @@ def test_a_number_beyond_the_bound_starts_no_worker() -> None:
     chunks = encrypt_integers(SecretKey.generate(SETTING), vector, PACKING, processes=2)
     with pytest.raises(NumericError):
         next(chunks)
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_the_key_is_in_no_argument_variable_or_file_of_a_worker() -> None:
@@ -78,7 +90,7 @@ def test_the_key_is_in_no_argument_variable_or_file_of_a_worker() -> None:
         for path in files:
             assert not path.is_file() or secret not in path.read_bytes()
     del chunks
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_a_worker_that_is_killed_ends_the_encryption_by_name() -> None:
@@ -88,7 +100,7 @@ def test_a_worker_that_is_killed_ends_the_encryption_by_name() -> None:
     os.kill(worker, signal.SIGKILL)
     with pytest.raises(CryptoError, match="ended early"):
         list(chunks)
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 PARENT = """
