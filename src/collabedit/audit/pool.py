@@ -69,22 +69,20 @@ class Candidates:
     def pairs(self, setting: Setting) -> tuple[Pair, ...]:
         """Lay members of a session beside candidates that the same order did not make members.
 
-        The place in the order decides who is paired with whom and which party it is about, so given
-        the pairs it is a coin which of the two stands in front (`attacks.pairs`). Places whose edit
-        two parties have are left out: to replace it there would take two edits.
+        Places in the order decide who is paired with whom and which party it is about, so given the
+        pairs it is a coin which of the two stands in front (`attacks.pairs`). If there are too few
+        others, they go to each party in turn. Places whose edit two parties have are left out: to
+        replace it there would take two edits.
         """
-        order, count, copies = self._order(setting), setting.edits, _copies(setting)
-        places = [
-            (PartyId(party), place >= copies)
-            for party, size in enumerate(_sizes(setting), 1)
-            for place in range(size)
-        ]
+        order, copies = self._order(setting), _copies(setting)
+        sizes = _sizes(setting)
+        starts = [0, *accumulate(sizes)]
+        places = sorted(
+            (place, party) for party, size in enumerate(sizes) for place in range(copies, size)
+        )
         return tuple(
-            Pair(member, other, party)
-            for member, other, (party, is_alone) in zip(
-                order[:count], order[count:], places, strict=False
-            )
-            if is_alone
+            Pair(order[starts[party] + place], other, PartyId(party + 1))
+            for (place, party), other in zip(places, order[setting.edits :], strict=False)
         )
 
     @property
