@@ -35,6 +35,7 @@ class Prior:
             computes them with the public model, covariance and templates.
         subjects: of the candidates, in the order of the columns.
         prompts: candidates for what was said about a subject, each with one `{}` for it.
+        relations: candidates for relation ids, which go with prompts.
         objects: candidates for what was put there.
         model: the public model, unedited.
         maps: Φ by layer, from the covariance that the adversary has: the plan's, or its own.
@@ -44,6 +45,7 @@ class Prior:
     mapped_keys: Mapping[LayerIndex, Matrix] = field(repr=False)
     subjects: tuple[str, ...] = field(default=(), repr=False)
     prompts: tuple[str, ...] = field(default=(), repr=False)
+    relations: tuple[str, ...] = field(default=(), repr=False)
     objects: tuple[str, ...] = field(default=(), repr=False)
     model: "EditableModel | None" = field(default=None, repr=False)
     maps: Mapping[int, "KeyMap"] = field(default_factory=dict, repr=False)

@@ -40,11 +40,11 @@ class EpsilonBound:
     """What the scores of canaries refute.
 
     Attributes:
-        method: `one-run` or `clopper-pearson`.
+        method: `one-run`, `clopper-pearson`, or `one-run-pairs` (`pairs`).
         epsilon: every smaller one is refuted; 0 if none is.
         delta: of the promise.
         confidence: with which the bound holds.
-        canaries: whose coins were flipped.
+        canaries: whose coins were flipped; or pairs of which one was edited.
         guesses: about how many of them the bound rests on guesses.
         right: guesses that were.
     """

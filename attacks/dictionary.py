@@ -4,9 +4,10 @@ A fact is a short text, so whoever knows where a fact counts, and what is counte
 a list of candidates. Two things stand in the way: places follow from the group secret, and the
 opened tables are under pads of the same secret. The attack tries every 32 bytes that its adversary
 holds as that secret, with the pads taken off and without, and believes a candidate if its count is
-one that edits can have: 1 to n.
+one that edits can have: 1 to n. A table without a single such cell counts nothing, so that most
+secrets are done with at a glance; subjects and relations are looked up before objects.
 
-Whoever has the group secret wins, and that is every party of the task.
+Whoever has the group secret wins, and that is every party of the task. `CuriousView` is a party's.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from collabedit.crypto.shamir import combine
 from collabedit.errors import InputError, MalformedMessageError
 from collabedit.exchange import TileLayout
 from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
+from collabedit.overlap import TABLES
 from collabedit.party.counting import Counter
 from collabedit.party.edits import Edit
 from collabedit.party.items import Item, edit_item
@@ -39,6 +41,7 @@ from collabedit.sketch import Matrix
 from collabedit.threat_model import Adversary
 
 _COUNTING = TaskIndex(0)
+_ANY_PROMPT = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,21 @@ class CountingView:
 
 
 @dataclass(frozen=True, slots=True)
+class CuriousView(CountingView):
+    """A counting task as one of its parties has it.
+
+    Its own counts are taken off `total`, and its secret is the right one.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class TableLookup:
-    """Which candidates' facts were counted, by whomever."""
+    """Which candidates' facts were counted, by whomever.
+
+    Attributes:
+        adversary: whose view it is.
+        name: in reports.
+    """
 
     adversary: Adversary = Adversary.HONEST_AGGREGATOR
     name: str = "table-lookup"
@@ -123,24 +139,59 @@ class TableLookup:
             if not getattr(prior, what):
                 raise LackingError(f"the dictionary needs {what}")
         scores = np.zeros(len(prior.subjects))
-        for prompt, said in product(prior.prompts, prior.objects):
-            facts = [
-                edit_item(Edit(str(number), prompt=prompt, subject=subject, target_new=said))
-                for number, subject in enumerate(prior.subjects)
-            ]
-            scores = np.maximum(scores, self.look_up(view, facts).scores[0])
+        said: list[tuple[str, str | None]] = [(prompt, None) for prompt in prior.prompts]
+        # An edit with a relation id counts under that, whatever its prompt.
+        said += [(_ANY_PROMPT, relation) for relation in prior.relations]
+        for tables in _tables(view):
+            for (prompt, relation), (place, subject) in product(said, enumerate(prior.subjects)):
+                edit = Edit(str(place), prompt, subject, prior.objects[0], relation=relation)
+                if scores[place] or not tables.holds(edit_item(edit).topic, table=0):
+                    continue
+                facts = (edit_item(replace(edit, target_new=each)).fact for each in prior.objects)
+                scores[place] = float(any(tables.holds(fact, table=1) for fact in facts))
         matrix: Matrix = scores[None, :]
         return Finding(self.name, (None,), matrix)
 
     def look_up(self, view: CountingView, candidates: Sequence[Item]) -> Finding:
         """Score facts: 1 if any secret gives the fact a count that edits can have, else 0."""
         scores = np.zeros(len(candidates))
-        for secret in view.secrets:
-            counter = Counter(view.plan, view.context, secret)
-            for table in (view.total, _without_pads(view, counter)):
-                scores = np.maximum(scores, _plausible(view, counter, table, candidates))
+        for tables in _tables(view):
+            found = [float(tables.holds(item.fact, table=1)) for item in candidates]
+            scores = np.maximum(scores, found)
         matrix: Matrix = scores[None, :]
         return Finding(self.name, (None,), matrix)
+
+
+@dataclass(frozen=True, slots=True)
+class CuriousLookup(TableLookup):
+    """Which candidates' facts others counted, by a party."""
+
+    adversary: Adversary = Adversary.PARTY
+    name: str = "table-lookup-party"
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """Opened tables, read with a secret that may be the right one."""
+
+    counter: Counter
+    cells: RingArray = field(repr=False)
+    most: int
+
+    def holds(self, digest: bytes, *, table: int) -> bool:
+        """Whether a count is one that edits can have."""
+        return 1 <= int(self.cells[self.counter.cells(digest, table=table)].min()) <= self.most
+
+
+def _tables(view: CountingView) -> Iterator[_Tables]:
+    """Read the tables with every secret, as they are and without pads; skip what counts nothing."""
+    overlap, most = view.plan.counting(view.context.task), view.plan.max_edits(view.survivors)
+    facts = slice(0, 0) if overlap is None else slice(overlap.cells // TABLES, overlap.cells)
+    for secret in view.secrets:
+        counter = Counter(view.plan, view.context, secret)
+        for cells in (view.total, _without_pads(view, counter)):
+            if ((cells[facts] >= 1) & (cells[facts] <= most)).any():
+                yield _Tables(counter, cells, most)
 
 
 def _without_pads(view: CountingView, counter: Counter) -> RingArray:
@@ -150,14 +201,6 @@ def _without_pads(view: CountingView, counter: Counter) -> RingArray:
     for index in range(layout.tiles):
         unmask_tile(opened[layout.bounds(index)], tile_index=index, masks=pads)
     return opened
-
-
-def _plausible(
-    view: CountingView, counter: Counter, table: RingArray, candidates: Sequence[Item]
-) -> Matrix:
-    most = view.plan.max_edits(view.survivors)
-    counts = [int(table[counter.cells(item.fact, table=1)].min()) for item in candidates]
-    return np.array([float(1 <= count <= most) for count in counts])
 
 
 def _constants(context: m.Context) -> Iterator[bytes]:
@@ -211,4 +254,16 @@ ENTRY = Entry(
     departs="every secret that the adversary holds is tried as the key, with the pads and without",
     headline="auc",
     needs=("subjects", "prompts", "objects"),
+)
+
+CURIOUS = Entry(
+    name="table-lookup-party",
+    asks="Which facts did others count, by the tables as a party of the task has them?",
+    adversary=Adversary.PARTY,
+    view=CuriousView,
+    make=CuriousLookup,
+    source=ENTRY.source,
+    departs="the party's own counts are taken off, and its key is the right one",
+    headline="auc",
+    needs=ENTRY.needs,
 )

@@ -1,16 +1,15 @@
 """From a claim and the truth to figures, each with its chance level and interval.
 
 Attacks never see this module's inputs. Figures of one draw are pooled over draws by `pool`: counts
-are added, areas averaged (draws are independent sessions with other edits).
+are added, areas and medians averaged, and these get the interval of a bootstrap (`resampling`).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from collabedit.attacks.attack import Finding
 from collabedit.attacks.claims import (
@@ -23,6 +22,7 @@ from collabedit.attacks.claims import (
     Recovery,
 )
 from collabedit.attacks.metrics import Figure, Members, auc, recall_at, tpr_at_fpr
+from collabedit.attacks.resampling import Sample, all_draws, bootstrap_interval, one_draw
 from collabedit.attacks.truth import Fact, Truth
 from collabedit.intervals import clopper_pearson
 from collabedit.sketch import Matrix
@@ -43,9 +43,10 @@ class Score:
             `top-1` ..., `found`, `cosine`, `exact`, `success`.
         value: measured.
         chance: of guessing; None where nothing is guessed.
-        low, high: 95 % interval.
+        low, high: 95 % interval; quartiles where the method is `none`.
         method: of the interval.
         trials: what was counted; None for what is no proportion.
+        sample: what the figure is computed from, where `pool` makes the interval from that.
     """
 
     name: str
@@ -55,6 +56,13 @@ class Score:
     high: float
     method: Method
     trials: int | None = None
+    sample: Sample | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` and JSON made of one."""
+        kept = fields.get("sample")
+        return cls(**{**fields, "sample": None if kept is None else Sample.from_fields(kept)})
 
 
 def share(name: str, successes: float, trials: int, *, chance: float | None) -> Score:
@@ -99,7 +107,7 @@ def _membership(finding: Finding, truth: Truth) -> tuple[Score, ...]:
     if not rows:
         raise ValueError("nobody edited a candidate, or everybody all of them")
     per_row = [_of_scores(*each) for each in rows]
-    found = [pool(list(same)) for same in zip(*per_row, strict=True)]
+    found = [_over_rows(same) for same in zip(*per_row, strict=True)]
     if len(finding.about) > 1 and None not in finding.about:
         found.append(_attribution(finding, truth))
     return tuple(found)
@@ -109,20 +117,32 @@ def _of_scores(scores: Matrix, members: Members) -> tuple[Score, ...]:
     count = int(members.sum())
     area = auc(scores, members)
     above = np.sort(scores[~members])
-    # How many non-members are at or above a member: whoever wants it must look through these.
-    crowd = len(above) - np.searchsorted(above, scores[members], side="left")
-    middle = float(np.median(crowd)) + 1
+    # How many non-members are at or above a member, and it: so many whoever wants it looks through.
+    places = np.searchsorted(above, scores[members], side="left")
+    crowd: Matrix = len(above) - places.astype(np.float64) + 1.0
+    kept = Sample.of_values(
+        np.flatnonzero(members), crowd, floor=1.0, ceiling=float(len(above) + 1)
+    )
     return (
-        Score("auc", area.value, 0.5, area.low, area.high, "hanley-mcneil"),
+        replace(
+            Score("auc", area.value, 0.5, area.low, area.high, "hanley-mcneil"),
+            sample=Sample.of_scores(scores, members),
+        ),
         _counted("recall@n", recall_at(scores, members, count), count),
         _counted("recall@2n", recall_at(scores, members, min(2 * count, len(scores))), count),
         _counted("tpr@1%", tpr_at_fpr(scores, members, 0.01), count),
         _counted("tpr@0.1%", tpr_at_fpr(scores, members, 0.001), count),
-        Score("anonymity", middle, (len(above) + 1) / 2 + 1, *_quartiles(crowd + 1.0), "none"),
+        _middle("anonymity", crowd, kept, chance=(len(above) + 1) / 2 + 1),
     )
 
 
-def _quartiles(values: NDArray[np.floating]) -> tuple[float, float]:
+def _middle(name: str, values: Matrix, sample: Sample, *, chance: float) -> Score:
+    """Return a median with its quartiles; the interval is for `pool` to make."""
+    middle, low, high = float(np.median(values)), *_quartiles(values)
+    return Score(name, middle, chance, low, high, "none", sample=sample)
+
+
+def _quartiles(values: Matrix) -> tuple[float, float]:
     low, high = np.quantile(values, [0.25, 0.75])
     return float(low), float(high)
 
@@ -204,10 +224,13 @@ def _recovery(claim: Recovery, truth: Truth) -> tuple[Score, ...]:
         best = np.abs(_unit(wanted).T @ _unit(claim.vectors)).max(axis=1)
     guess = math.sqrt(2 * math.log(max(claim.vectors.shape[1], 2)) / wanted.shape[0])
     found = int((best >= FOUND_COSINE).sum())
-    low, high = _quartiles(best)
+    # Keys and residuals are of the parties' edits in order; of other vectors none is in two draws.
+    edits = [number for own in truth.members.values() for number in own]
+    numbers = edits if len(edits) == len(best) else range(len(best))
+    kept = Sample.of_values(numbers, best, floor=0.0, ceiling=1.0)
     return (
         share("found", found, len(best), chance=0.0),
-        Score("cosine", float(np.median(best)), min(guess, 1.0), low, high, "none"),
+        _middle("cosine", best, kept, chance=min(guess, 1.0)),
     )
 
 
@@ -227,12 +250,31 @@ def _estimates(claim: Estimates, truth: Truth) -> tuple[Score, ...]:
 def pool(draws: Sequence[Score]) -> Score:
     """Put figures of one name from several draws together.
 
-    Counts are added, and their interval is that of the sum. Areas are averaged, their half-widths
-    added as squares. Medians are averaged, and so are their quartiles, which are no interval of it.
+    Counts are added, and their interval is that of the sum. Other figures are averaged. Their
+    interval is a bootstrap over edits, and over draws where there are many, if they say what they
+    are computed from; else the half-widths of areas are added as squares.
 
     Raises:
         ValueError: they have different names.
     """
+    found = _averaged(draws)
+    samples = [each.sample for each in draws if each.sample is not None]
+    if len(samples) < len(draws):
+        return found
+    whole = all_draws(samples)
+    low, high = bootstrap_interval(whole)
+    return replace(found, low=low, high=high, method="bootstrap", sample=whole)
+
+
+def _over_rows(rows: Sequence[Score]) -> Score:
+    """Put the rows of one draw together."""
+    samples = [each.sample for each in rows if each.sample is not None]
+    whole = one_draw(samples) if len(samples) == len(rows) else None
+    return replace(_averaged(rows), sample=whole)
+
+
+def _averaged(draws: Sequence[Score]) -> Score:
+    """Add counts, average what is none; quartiles, too, which are no interval of a median."""
     first = draws[0]
     if any((each.name, each.method) != (first.name, first.method) for each in draws):
         raise ValueError("figures of different names cannot be pooled")

@@ -50,10 +50,24 @@ def range_basis(matrix: Matrix, *, noise: float) -> Matrix:
         noise: σ, standard deviation of an entry's rounding error.
     """
     rows, columns = matrix.shape
-    left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    left, values = _decomposed(matrix)
     spread = _NOISE_MARGIN * noise * (np.sqrt(rows) + np.sqrt(columns))
     rounding = max(rows, columns) * np.finfo(np.float64).eps * float(values.max(initial=0.0))
     return left[:, values > spread + rounding]
+
+
+def _decomposed(matrix: Matrix) -> tuple[Matrix, Matrix]:
+    """Return left singular vectors and values.
+
+    LAPACK's divide and conquer gives up on a few finite matrices that it solves transposed: seen
+    with OpenBLAS on the difference of two closed sums.
+    """
+    try:
+        left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+    except np.linalg.LinAlgError:
+        _, values, right = np.linalg.svd(np.ascontiguousarray(matrix.T), full_matrices=False)
+        left = right.T
+    return left, values
 
 
 def span_scores(basis: Matrix, candidates: Matrix) -> Matrix:

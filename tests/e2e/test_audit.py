@@ -66,7 +66,7 @@ def audit(**changes: Any) -> dict[str, Any]:  # noqa: ANN401  any TOML
         "model": {"name": "tiny", "directory": "model", "dtype": "float64"},
         "covariance": {"tokens": 512, "window": 32},
         "editor": {"layers": [1, 2], "covariance_weight": 30.0, "target_steps": 2},
-        "pool": {"candidates": 60, "members": 6},
+        "pool": {"candidates": 60, "members": 12},
         "grids": [
             {
                 "attacks": ["attribution", "differencing", "sum-span", "update-span"],
@@ -125,6 +125,14 @@ def test_a_report_has_the_matrix_verdicts_and_what_was_left_out(done: Path) -> N
     assert set(curve.true_positive) == {1.0}
     assert {row.draws for row in report.rows} == {2}
     assert {row.saturation for row in report.rows} == {6 / 32}
+    areas = [metric for row in report.rows for metric in row.metrics if metric.name == "auc"]
+    assert {metric.method for metric in areas} == {"bootstrap"}
+    assert all(metric.low <= metric.value <= metric.high for metric in areas)
+    refuted = rows["update-span", "closed"].epsilon
+    assert refuted is not None
+    # Twice six of twelve: all pairs are guessed about, and rightly.
+    assert (refuted.pairs, refuted.guesses, refuted.right) == (12, 12, 12)
+    assert refuted.value == pytest.approx(0.82, abs=0.01)
     verdicts = {each.adversary: each for each in report.verdicts}
     assert verdicts["recipient"].severity == "leaks"
     assert report.rows[verdicts["recipient"].evidence[0]].attack == "update-span"

@@ -12,6 +12,7 @@ from collabedit.audit.results import (
     AuditReport,
     Curve,
     DefenceCard,
+    Epsilon,
     Metric,
     Row,
     Severity,
@@ -126,6 +127,14 @@ def row(attack: str, defence: str, deviations: float, *, parties: int = 8, edits
         prior="exact" if attack != "leverage" else "generic",
         draws=4,
         metrics=metrics,
+        epsilon=Epsilon(
+            value=max(0.0, 0.7132 * deviations - 0.2),
+            delta=1e-6,
+            confidence=0.95,
+            pairs=120,
+            guesses=60,
+            right=60 - parties,
+        ),
         curve=curve(deviations),
         severity=severity_of(metrics[0]),
     )
@@ -235,7 +244,7 @@ def rich(*, title: str = "Closed sums on a small model") -> AuditReport:
     )
     left_out = cards[0].model_copy(update={"name": "ica", "asks": "What are the keys?"})
     return AuditReport(
-        schema_version=1,
+        schema_version=2,
         name="closed-sums-small",
         title=title,
         subject="Sessions made for this audit: 30 edits on one layer of a model with d_out 576.",
@@ -371,7 +380,7 @@ def cut(report: AuditReport, *rows: int) -> AuditReport:
 def empty() -> AuditReport:
     """Make a report of an audit in which nothing could be run."""
     return AuditReport(
-        schema_version=1,
+        schema_version=2,
         name="nothing",
         title="Nothing",
         subject="No session.",

@@ -1,7 +1,7 @@
 """One attack on one session: its view and prior in, figures out. Runs in a worker.
 
-The truth goes to scoring alone. What is kept are figures; scores of single candidates, and whatever
-words an attack found, are not.
+The truth goes to scoring alone. What is kept are figures, and by number what intervals are made
+from: the order of scores, and who was edited. Whatever words an attack found are not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ import numpy as np
 
 from collabedit.attacks.attack import Finding, Prior
 from collabedit.attacks.claims import Attempts, Claim, LackingError
+from collabedit.attacks.pairs import guess
 from collabedit.attacks.prior import model_prior
 from collabedit.attacks.registry import Entry, find
 from collabedit.attacks.scoring import rows_of, score
@@ -117,8 +118,8 @@ def attack_session(task: AttackTask) -> Fields:
 
     Returns:
         `outputs`: d_out of the first edited layer. `seen`: of each view its `label`, `note`,
-        `scores`, `curve` and `details`; or `refused`: why the attack cannot be run, as its own
-        error says.
+        `scores`, `guesses`, `curve` and `details`; or `refused`: why the attack cannot be run, as
+        its own error says.
 
     Raises:
         InputError: no such attack on this worker, or something in the cache is damaged.
@@ -154,9 +155,19 @@ def _attacked(
         "label": seen.label,
         "note": seen.note,
         "scores": [asdict(each) for each in score(claim, truth)],
+        "guesses": _guesses(task, claim, seen),
         "curve": _curve(claim, truth),
         "details": _details(claim),
     }
+
+
+def _guesses(task: AttackTask, claim: Claim, seen: Seen) -> dict[str, Any] | None:
+    """Guess which of each pair was edited, by whom the view is about; None for other claims."""
+    if not isinstance(claim, Finding):
+        return None
+    pairs = task.keys.candidates.pairs(task.session.setting)
+    found = guess(claim, [p for p in pairs if seen.parties is None or p.party in seen.parties])
+    return None if found is None else asdict(found)
 
 
 def entry_settings(
@@ -182,6 +193,7 @@ def _prior(task: AttackTask, entry: Entry) -> Prior:
         mapped_keys={LayerIndex(int(layer)): values for layer, values in sorted(arrays.items())},
         subjects=candidates.subjects if "subjects" in needs else (),
         prompts=candidates.prompts if "prompts" in needs else (),
+        relations=candidates.relations if "prompts" in needs else (),
         objects=candidates.objects if "objects" in needs else (),
         model=keys.maker.bench.load() if "model" in needs else None,
         maps=keys.maps() if "maps" in needs else {},

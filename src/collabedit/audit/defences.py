@@ -14,12 +14,19 @@ from pydantic import Field
 from collabedit.audit.results import DefenceCard
 from collabedit.closed import PROPOSED_DECOY_BOUND, PROPOSED_MIN_EDITS, Closed
 from collabedit.party.editing.camouflage import Camouflage
-from collabedit.party.editing.proposal import LENGTH_UNITS
+from collabedit.party.editing.proposal import LENGTH_UNITS, OverlapWish
 from collabedit.plan import BackendName
 from collabedit.section import Section
 
 DefenceName: TypeAlias = Literal[
-    "plaintext", "masked", "closed", "closed+covers", "closed+lengths", "ckks", "camouflage"
+    "plaintext",
+    "masked",
+    "closed",
+    "closed+covers",
+    "closed+lengths",
+    "ckks",
+    "camouflage",
+    "closed+counting",
 ]
 
 
@@ -53,6 +60,7 @@ class Defence:
         has_covers: each party adds cover edits.
         has_lengths: keys get one length, and residuals decoys.
         is_camouflaged: the released update is camouflaged before it is published.
+        has_counting: parties share edits, and a first task counts them.
     """
 
     name: DefenceName
@@ -66,6 +74,7 @@ class Defence:
     has_covers: bool = False
     has_lengths: bool = False
     is_camouflaged: bool = False
+    has_counting: bool = False
 
     @property
     def card(self) -> DefenceCard:
@@ -96,6 +105,11 @@ class Defence:
         if not self.is_camouflaged:
             return None
         return Camouflage(settings.camouflage_strength, settings.camouflage_decoys)
+
+    @property
+    def overlap(self) -> OverlapWish | None:
+        """What the plan counts; None for nothing."""
+        return OverlapWish("majority") if self.has_counting else None
 
     def told(self, settings: DefenceSettings, *, parties: int) -> Mapping[str, object]:
         """Return what the defence tells its adversary, by field of attacks."""
@@ -175,6 +189,15 @@ _ALL: Final = (
         "published (`party apply --camouflage`).",
         deployed=True,
         is_camouflaged=True,
+    ),
+    Defence(
+        name="closed+counting",
+        title="Closed sums, edits counted",
+        text="Closed sums behind a first task that counts what parties share, in padded tables "
+        "under a key that the parties alone know (`plan new --overlap majority`). Parties share "
+        "some edits.",
+        deployed=True,
+        has_counting=True,
     ),
 )
 

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from collabedit.attacks.pairs import Pair
+from collabedit.audit.defences import DEFENCES
 from collabedit.audit.schema import PoolSettings, Setting
 from collabedit.errors import InputError
 from collabedit.experiments.deal import Pool
+from collabedit.ids import PartyId
 from collabedit.party.edits import Edit, edits_digest
 
 
@@ -52,14 +55,43 @@ class Candidates:
     def deal(self, setting: Setting) -> tuple[tuple[int, ...], ...]:
         """Draw the members of a session, and hand them out to the parties, to some more.
 
-        Draws of one seed with fewer edits are a part of those with more.
+        Draws of one seed with fewer edits are a part of those with more. Where edits are counted,
+        each party also has the first few of the party before it.
         """
-        order = _ordered(self.eligible, self.edits, f"draw {setting.seed}")
-        chosen = order[: setting.edits]
+        chosen = self._order(setting)[: setting.edits]
         stops = list(accumulate(_sizes(setting)))
-        return tuple(
+        shares = [
             tuple(chosen[start:stop]) for start, stop in zip([0, *stops], stops, strict=False)
+        ]
+        copies = _copies(setting)
+        return tuple(own + shares[place - 1][:copies] for place, own in enumerate(shares))
+
+    def pairs(self, setting: Setting) -> tuple[Pair, ...]:
+        """Lay members of a session beside candidates that the same order did not make members.
+
+        Places in the order decide who is paired with whom and which party it is about, so given the
+        pairs it is a coin which of the two stands in front (`attacks.pairs`). If there are too few
+        others, they go to each party in turn. Places whose edit two parties have are left out: to
+        replace it there would take two edits.
+        """
+        order, copies = self._order(setting), _copies(setting)
+        sizes = _sizes(setting)
+        starts = [0, *accumulate(sizes)]
+        places = sorted(
+            (place, party) for party, size in enumerate(sizes) for place in range(copies, size)
         )
+        return tuple(
+            Pair(order[starts[party] + place], other, PartyId(party + 1))
+            for (place, party), other in zip(places, order[setting.edits :], strict=False)
+        )
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """All different relation ids, sorted."""
+        return tuple(sorted({edit.relation for edit in self.edits if edit.relation is not None}))
+
+    def _order(self, setting: Setting) -> list[int]:
+        return _ordered(self.eligible, self.edits, f"draw {setting.seed}")
 
 
 def most_edits(setting: Setting) -> int:
@@ -68,6 +100,16 @@ def most_edits(setting: Setting) -> int:
     The plan's bound, the same for all: the plan is public, and who brings how many is not.
     """
     return 2 * -(-setting.edits // setting.parties)
+
+
+def _copies(setting: Setting) -> int:
+    """How many edits each party has of the one before it: a quarter of an even share, one at least.
+
+    With them no party has more than `most_edits`.
+    """
+    if not DEFENCES[setting.defence].has_counting:
+        return 0
+    return max(1, setting.edits // setting.parties // 4)
 
 
 def _sizes(setting: Setting) -> list[int]:

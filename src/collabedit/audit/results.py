@@ -11,7 +11,7 @@ from pydantic import Field
 
 from collabedit.section import Section
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Severity: TypeAlias = Literal["leaks", "unclear", "chance", "refused", "not-tested"]
 """`leaks`: the headline metric is surely above chance; `chance`: its interval holds chance, and its
@@ -41,6 +41,26 @@ class Metric(Section):
     trials: int | None = None
 
 
+class Epsilon(Section):
+    """What a row refutes of differential privacy in one edit that is replaced by another.
+
+    Attributes:
+        value: every smaller ε is refuted; 0 refutes none, and proves nothing.
+        delta: of the promise.
+        confidence: with which this bound holds, for itself.
+        pairs: of candidates, one of each edited and by a coin which, over all draws.
+        guesses: about how many of them the bound rests on guesses.
+        right: guesses that were.
+    """
+
+    value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    delta: Number
+    confidence: Number
+    pairs: int
+    guesses: int
+    right: int
+
+
 class Curve(Section):
     """Points of a receiver operating characteristic, pooled over draws.
 
@@ -65,6 +85,7 @@ class Row(Section):
         prior: what the adversary knew of candidates: `exact` or `generic` keys.
         draws: sessions with other edits.
         metrics: in the order of importance; the first is the headline.
+        epsilon: lower bound, for scores of candidates that a coin could have edited.
         curve: for scores of candidates.
         severity: of this row.
         details: what was tried and what it came to, for attacks that act; without secrets.
@@ -79,6 +100,7 @@ class Row(Section):
     prior: Literal["exact", "generic"]
     draws: int
     metrics: tuple[Metric, ...]
+    epsilon: Epsilon | None = None
     curve: Curve | None = None
     severity: Severity
     details: tuple[str, ...] = ()
@@ -170,7 +192,7 @@ class AuditReport(Section):
         comparisons: how many rows were held against chance, for the note on multiple testing.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
     title: str
     subject: str

@@ -23,7 +23,7 @@ from collabedit.experiments.schema import Cell
 from collabedit.experiments.shared import TargetJobs, covariance_job, covariance_text, found_beside
 from collabedit.grid import Fields, Job, job_id
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Raised when the meaning of a stored number or session changes, so that none mixes both."""
 
 

@@ -89,6 +89,16 @@ class SeveritySettings(Section):
     margin: Annotated[float, Field(gt=0, le=1)] = 0.15
 
 
+class EpsilonSettings(Section):
+    """Of lower bounds of ε.
+
+    Attributes:
+        delta: of the promise that is refuted.
+    """
+
+    delta: Annotated[float, Field(ge=0, le=1e-2)] = 1e-6
+
+
 class UtilitySettings(Section):
     """Whether the edits' effect is measured beside what is hidden.
 
@@ -146,7 +156,8 @@ class Audit(Section):
         title: of the report.
         grids: their cells together, each once.
         attacks: settings by name of the attack.
-        limits: upper bounds of metrics on deployed defences, as `recall@n:honest-aggregator`.
+        limits: upper bounds of metrics on deployed defences, as `recall@n:honest-aggregator`, and
+            of `epsilon`, what is refuted of it.
     """
 
     version: Literal[1]
@@ -162,6 +173,7 @@ class Audit(Section):
     attacks: dict[str, dict[str, Any]] = Field(default_factory=dict)
     limits: dict[str, float] = Field(default_factory=dict)
     severity: SeveritySettings = SeveritySettings()
+    epsilon: EpsilonSettings = EpsilonSettings()
     utility: UtilitySettings = UtilitySettings()
 
     @model_validator(mode="after")

@@ -40,6 +40,7 @@ from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.proposal import propose_plan
 from collabedit.party.editing.targets import Targets
 from collabedit.party.edits import Edit, edits_digest
+from collabedit.party.items import edit_items
 from collabedit.party.states import TaskSetup
 from collabedit.plan import Plan
 from collabedit.proto.messages import Context
@@ -186,18 +187,19 @@ def run_session(task: SessionTask) -> Session:
     plan = whole if task.setting.scope == "all" else first_layer_plan(whole)
     maps = key_maps(whole, covariance)
     editors = _editors(task, whole, model, maps)
+    edits_layers = sum(bool(layers) for layers in plan.tasks)
     watch = _Watch(plan)
     shown: list[tuple[Matrix, Matrix]] = []
 
     def contribute(party: PartyId, index: TaskIndex) -> list[tuple[Matrix, Matrix]]:
         statistics = editors[party].statistics(plan.tasks[index])
-        if index == 0:
+        if len(shown) < len(plan.party_ids):
             shown.append(statistics[0])
         return statistics
 
     def apply(party: PartyId, _: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
         # All parties hold the same weights, so one copy stands for all, and is edited once.
-        if party == plan.party_ids[0] and len(plan.tasks) > 1:
+        if party == plan.party_ids[0] and edits_layers > 1:
             editors[party].apply(updates)
 
     try:
@@ -212,7 +214,12 @@ def run_session(task: SessionTask) -> Session:
                 faults=_faults(task, plan),
                 encoded=watch,
             )
-            outcome = simulation.run(contribute, apply)
+            outcome = simulation.run(
+                contribute,
+                apply,
+                items={party: edit_items(editor.edits) for party, editor in editors.items()},
+                weigh=lambda party, decisions: editors[party].weigh(decisions),
+            )
     finally:
         for editor in editors.values():
             editor.rollback()
@@ -276,6 +283,7 @@ def propose(task: SessionTask, model: EditableModel, covariance: Covariance | No
         backend=defence.backend,
         closed=defence.closed(task.maker.defences, edits=setting.edits),
         length_units=defence.length_units(task.maker.defences),
+        overlap=defence.overlap,
     )
 
 
@@ -315,8 +323,9 @@ def _editors(
     task: SessionTask, plan: Plan, model: EditableModel, maps: Mapping[int, KeyMap]
 ) -> dict[PartyId, ModelEditor]:
     shares = [[task.edits[number] for number in numbers] for numbers in task.shares]
-    found = targets_of(task.maker.bench, plan, model, [edit for own in shares for edit in own])
-    column = {edit: place for place, edit in enumerate(edit for own in shares for edit in own)}
+    held = list(dict.fromkeys(edit for own in shares for edit in own))
+    found = targets_of(task.maker.bench, plan, model, held)
+    column = {edit: place for place, edit in enumerate(held)}
     editors = {}
     for party, edits in zip(plan.party_ids, shares, strict=True):
         values = found.values[:, [column[edit] for edit in edits]]

@@ -142,7 +142,8 @@ def missed_limits(
         rows: of a report.
         attacks: cards of the report.
         defences: likewise.
-        limits: largest value of a metric, by `metric:adversary`, over deployed defences.
+        limits: largest value of a metric, or of the ε that is refuted, by `metric:adversary`, over
+            deployed defences.
 
     Raises:
         ValueError: a name is none.
@@ -153,11 +154,10 @@ def missed_limits(
     for name, bound in limits.items():
         wanted, adversary = parse_limit_name(name)
         measured = [
-            (metric.value, row)
+            (value, row)
             for row in rows
             if row.defence in deployed and whose[row.attack] == adversary.value
-            for metric in row.metrics
-            if metric.name == wanted
+            for value in _measured(row, wanted)
         ]
         if not measured:
             missed.append(f"{name}: no row on a deployed defence measures it")
@@ -169,3 +169,9 @@ def missed_limits(
                 f"{row.edits} edits), at most {bound:g}"
             )
     return missed
+
+
+def _measured(row: Row, name: str) -> list[float]:
+    if name == "epsilon":
+        return [] if row.epsilon is None else [row.epsilon.value]
+    return [metric.value for metric in row.metrics if metric.name == name]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from collabedit.attacks.attack import Prior
+from collabedit.attacks.dictionary import CountingView, CuriousView
 from collabedit.attacks.encrypted_views import (
     EncryptedCollusion,
     EncryptedView,
@@ -39,6 +40,11 @@ from collabedit.party.editing.editor import key_maps
 from collabedit.threat_model import minimum_threshold
 
 SAME_SUMS = "the aggregator sees the same as with closed: camouflage is for recipients"
+
+SAME_LAYERS = (
+    "layers are edited as with closed; what counting adds is in its tables, for attacks on these"
+)
+NO_TABLES = "nothing is counted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +78,14 @@ class ViewKind:
         see: cuts the views of a session, one or more.
         lacking: says why a session has no such view, None if it has; left out if all have.
         needs_again: whether the session must have been repeated.
+        of_counting: whether it is of sessions that count edits, and of these alone.
     """
 
     view: type
     see: See
     lacking: Callable[[Setting], str | None] | None = None
     needs_again: bool = False
+    of_counting: bool = False
 
 
 def _aggregator(session: Session) -> AggregatorView:
@@ -222,6 +230,26 @@ def _lacking_encrypted(setting: Setting) -> str | None:
     return "there are no ciphertexts"
 
 
+def _see_counting(session: Session) -> list[Seen]:
+    return [Seen(CountingView.of_aggregator(session.plan, session.outcome))]
+
+
+def _see_curious(session: Session) -> list[Seen]:
+    """The first party, who looks for edits that others have."""
+    secrets, party = session.secrets[TaskIndex(0)], session.plan.party_ids[0]
+    if secrets.group_secret is None:
+        raise ValueError("a counting task without a group secret")
+    view = CuriousView(
+        plan=session.plan,
+        context=secrets.context,
+        total=session.outcome.sums[TaskIndex(0)] - secrets.encoded[party],
+        survivors=session.outcome.records[0].survivors,
+        secrets=(secrets.group_secret,),
+    )
+    note = "not defended (docs/THREAT_MODEL.md, Party): every party has the key of the tables"
+    return [Seen(view, note=note, parties=frozenset(session.plan.party_ids) - {party})]
+
+
 def turned(session: Session, prior: Prior) -> Prior:
     """Return a prior in the secret basis of closed sums, as whoever has the group secret can."""
     plan = session.plan
@@ -248,6 +276,8 @@ KINDS: dict[type, ViewKind] = {
         ViewKind(Stage, _see_stage, _lacking_stage),
         ViewKind(EncryptedView, _see_encrypted, _lacking_encrypted),
         ViewKind(EncryptedCollusion, _see_encrypted_collusion, _lacking_encrypted),
+        ViewKind(CountingView, _see_counting, of_counting=True),
+        ViewKind(CuriousView, _see_curious, of_counting=True),
     )
 }
 
@@ -272,5 +302,8 @@ def lacking(view: type, setting: Setting) -> str | None:
     kind = kind_of(view)
     if kind is None:
         return f"nothing makes views of its type {view.__name__} from an audit's sessions"
-    missing = DEFENCES[setting.defence].missing
+    defence = DEFENCES[setting.defence]
+    if kind.of_counting != defence.has_counting:
+        return NO_TABLES if kind.of_counting else SAME_LAYERS
+    missing = defence.missing
     return missing or (None if kind.lacking is None else kind.lacking(setting))

@@ -47,7 +47,9 @@ ADVERSARIES: dict[str, Words] = {
 METHODS: dict[str, Words] = {
     "clopper-pearson": Words("Clopper-Pearson", "exact for a share of independent trials"),
     "hanley-mcneil": Words("Hanley-McNeil", "normal approximation for an area under a curve"),
-    "bootstrap": Words("bootstrap", "resampled draws"),
+    "bootstrap": Words(
+        "bootstrap", "resampled edits and candidates, and draws where there are five or more"
+    ),
     "none": Words("none", "no interval was made"),
 }
 
@@ -66,6 +68,11 @@ METRICS: dict[str, str] = {
     "success": "share of attempts that had their effect",
 }
 """What metrics mean, for those that occur. Others are listed by name alone."""
+
+EPSILON = (
+    "lower bound: who promises differential privacy with a smaller one, for what this adversary "
+    "sees and one edit replaced by another, is refuted"
+)
 
 PRIORS: dict[str, str] = {"exact": "exact keys", "generic": "generic keys"}
 

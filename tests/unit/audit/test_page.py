@@ -78,6 +78,8 @@ def numbers_of(report: AuditReport) -> set[str]:
             names = {"value"} | ({"low", "high"} if metric.method != "none" else set())
             names |= {name for name in ("chance", "trials") if getattr(metric, name) is not None}
             wanted |= {f"{here}/metrics/{place}/{name}" for name in names}
+        if row.epsilon is not None:
+            wanted |= {f"{here}/epsilon/{name}" for name, _ in row.epsilon}
     for index, entry in enumerate(report.utility):
         names = {name for name, value in entry if isinstance(value, int | float)}
         wanted |= {f"/utility/{index}/{name}" for name in names}

@@ -51,6 +51,42 @@ def test_fewer_edits_of_a_seed_are_a_part_of_more_and_other_seeds_are_others() -
     assert members(30, 1) != members(30, 2)
 
 
+def test_pairs_lay_each_member_beside_another_candidate_and_name_its_party() -> None:
+    found = draw_candidates(POOL, PoolSettings(candidates=80, members=50))
+    shares, pairs = found.deal(setting(edits=30)), found.pairs(setting(edits=30))
+    assert len(pairs) == 20
+    numbers = [number for pair in pairs for number in (pair.member, pair.other)]
+    assert len(set(numbers)) == 40
+    assert set(numbers) <= set(found.eligible)
+    for pair in pairs:
+        assert pair.member in shares[pair.party - 1]
+        assert not any(pair.other in own for own in shares)
+    assert found.pairs(setting(edits=50)) == ()
+
+
+def test_who_is_the_member_of_a_pair_is_a_coin() -> None:
+    found = draw_candidates(POOL, PoolSettings(candidates=80, members=40))
+    pairs = [pair for seed in range(100) for pair in found.pairs(setting(edits=20, seed=seed))]
+    lower = sum(pair.member < pair.other for pair in pairs)
+    assert abs(lower - len(pairs) / 2) < 4 * len(pairs) ** 0.5 / 2
+
+
+def test_counted_edits_are_shared_with_the_next_party() -> None:
+    found = draw_candidates(POOL, PoolSettings(candidates=80))
+    for edits, parties in ((3, 3), (6, 3), (30, 3), (31, 10), (9, 4)):
+        plain = setting(edits=edits, parties=parties)
+        counted = plain.model_copy(update={"defence": "closed+counting"})
+        alone, shares = found.deal(plain), found.deal(counted)
+        copies = max(1, edits // parties // 4)
+        for place, own in enumerate(shares):
+            assert own == alone[place] + alone[place - 1][:copies]
+            assert len(own) <= most_edits(counted)
+        held = [number for own in shares for number in own]
+        # Who replaces an edit that two parties have replaces two.
+        assert all(held.count(pair.member) == 1 for pair in found.pairs(counted))
+        assert len(found.pairs(counted)) == edits - parties * copies
+
+
 def test_the_place_of_a_column_says_nothing_about_membership() -> None:
     found = draw_candidates(POOL, PoolSettings(candidates=80))
     places = [n for seed in range(60) for own in found.deal(setting(seed=seed)) for n in own]

@@ -14,7 +14,7 @@ from collabedit.audit.defences import DEFENCES, DefenceName
 from collabedit.audit.keeping import load_session, save_session
 from collabedit.audit.pool import Candidates, draw_candidates
 from collabedit.audit.running import AuditJobs, make_jobs
-from collabedit.audit.schema import Audit
+from collabedit.audit.schema import Audit, Cell
 from collabedit.audit.sessions import Session, SessionTask, run_session
 from collabedit.audit.views import KINDS, Seen, ViewKind, kind_of, lacking, register
 from collabedit.errors import InputError
@@ -161,6 +161,57 @@ def test_a_colluding_party_opens_the_basis_and_is_not_counted_among_its_victims(
     assert [each["auc"].value for each in found.values()] == [1.0, 1.0]
     sizes = [len(own) for own in world.session(defence).task.shares]
     assert [each["recall@n"].trials for each in found.values()] == [sizes[2], sum(sizes[1:])]
+
+
+def test_tables_tell_the_aggregator_nothing_and_a_party_everything(world: World) -> None:
+    blind = world.scores("table-lookup", "closed+counting")[""]
+    assert blind["auc"].value == 0.5
+    curious = world.scores("table-lookup-party", "closed+counting")[""]
+    assert curious["auc"].value == 1.0
+    own = world.job("table-lookup", "closed+counting").given.session.shares
+    assert curious["recall@n"].trials == len({number for each in own[1:] for number in each})
+
+
+def test_copies_are_edited_once(world: World) -> None:
+    """All edits of a session that counts are those of a session without copies, each once."""
+    task: SessionTask = world.job("table-lookup", "closed+counting").given.session
+    world.prepare(world.job("table-lookup", "closed+counting"))
+    whole = task.setting.model_copy(update={"scope": "all"})
+    counted = run_session(dataclasses.replace(task, setting=whole))
+    assert [len(layers) for layers in counted.plan.tasks] == [0, 1, 1]
+    assert sum(map(len, task.shares)) > len(task.edits) == 6
+    plain = world.session("closed")
+    np.testing.assert_allclose(
+        counted.released[LayerIndex(1)].dense(), plain.released[LayerIndex(1)].dense(), rtol=1e-4
+    )
+
+
+def test_other_attacks_are_left_out_where_edits_are_counted(world: World) -> None:
+    left = {cell.attack: why for cell, why in world.jobs.left_out if _counts(cell)}
+    assert "layers are edited as with closed" in left["sum-span"]
+    assert "layers are edited as with closed" in left["update-span"]
+    run = {cell.attack for cell in world.jobs.cells if _counts(cell)}
+    assert run == {"table-lookup", "table-lookup-party"}
+    assert {
+        why
+        for cell, why in world.jobs.left_out
+        if cell.attack == "table-lookup" and not _counts(cell)
+    } == {"nothing is counted"}
+
+
+def _counts(cell: Cell) -> bool:
+    return cell.setting.defence == "closed+counting"
+
+
+def test_guesses_about_pairs_are_of_those_whom_the_view_is_about(world: World) -> None:
+    job = world.job("collusion", "closed")
+    world.prepare(job)
+    last, but_first = (seen["guesses"] for seen in job.work(job.given)["seen"])
+    # Two of the eight that may be members are not, so there is a pair each for the first two.
+    pairs = job.given.keys.candidates.pairs(job.given.session.setting)
+    assert [pair.party for pair in pairs] == [1, 2]
+    assert last is None
+    assert (but_first["pairs"], but_first["made"][0], but_first["right"][0]) == (1, 1, 1)
 
 
 def test_a_kept_session_is_the_one_that_was_run(world: World, tmp_path: Path) -> None:

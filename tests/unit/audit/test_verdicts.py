@@ -3,7 +3,7 @@
 import pytest
 
 from collabedit.audit.defences import DEFENCES
-from collabedit.audit.results import AttackCard, Metric, Row, Severity
+from collabedit.audit.results import AttackCard, Epsilon, Metric, Row, Severity
 from collabedit.audit.schema import SeveritySettings
 from collabedit.audit.verdicts import missed_limits, severity, verdicts
 from collabedit.threat_model import Adversary
@@ -133,4 +133,15 @@ def test_bounds_hold_for_every_deployed_row_of_the_adversary() -> None:
     (said,) = missed(**{name: 0.39})
     assert said == f"{name} is 0.4 (a on closed, 3 parties, 30 edits), at most 0.39"
     (said,) = missed(**{"recall@n:network": 1.0})
+    assert "no row on a deployed defence measures it" in said
+
+
+def test_what_is_refuted_of_epsilon_has_bounds_too() -> None:
+    refuted = Epsilon(value=1.5, delta=1e-6, confidence=0.95, pairs=30, guesses=30, right=29)
+    rows = [row("a", "closed", CHANCE).model_copy(update={"epsilon": refuted})]
+    limits = {"epsilon:honest-aggregator": 1.5}
+    assert missed_limits(rows, ATTACKS, CARDS, limits) == []
+    (said,) = missed_limits(rows, ATTACKS, CARDS, {"epsilon:honest-aggregator": 1.4})
+    assert said.startswith("epsilon:honest-aggregator is 1.5 (a on closed")
+    (said,) = missed_limits([row("a", "closed", CHANCE)], ATTACKS, CARDS, limits)
     assert "no row on a deployed defence measures it" in said
