@@ -11,7 +11,6 @@ from typing import Any
 
 from collabedit.attacks.attack import Finding, Prior
 from collabedit.attacks.claims import (
-    Attempts,
     Claim,
     Estimates,
     LackingError,
@@ -209,7 +208,7 @@ def _attacked(
     claim = attack.run(seen.view, prior if seen.turn is None else seen.turn(prior))
     truth = known.truth(plan, task.keys.members(), parties=seen.parties)
     asked = session.summed if seen.parties is None else seen.parties
-    why = _unscored(claim, truth, [plan.party_name(p) for p in sorted(known.unknown & asked)])
+    why = unscored(claim, truth, [plan.party_name(p) for p in sorted(known.unknown & asked)])
     if why is not None:
         raise _UnscoredError(why)
     return {
@@ -225,7 +224,7 @@ class _UnscoredError(Exception):
     """Nobody can say whether the claim is right."""
 
 
-def _unscored(claim: Claim, truth: Truth, unknown: list[str]) -> str | None:
+def unscored(claim: Claim, truth: Truth, unknown: list[str]) -> str | None:
     """Say why a claim cannot be held against what is known; None if it can.
 
     Args:
@@ -253,8 +252,6 @@ def _unscored(claim: Claim, truth: Truth, unknown: list[str]) -> str | None:
                 if unknown
                 else "these numbers are not known"
             )
-        case Attempts():
-            return "it acts, and a recorded session is over"
     return None
 
 

@@ -63,11 +63,11 @@ def open_sessions(paths: Sequence[Path]) -> Iterator[tuple[RecordedSession, ...]
             or its session did not come to its end; names the file and what to do.
     """
     with ExitStack() as stack:
-        found: dict[bytes, list[Recording]] = {}
+        found: dict[tuple[bytes, bytes], list[Recording]] = {}
         for path in paths:
             recording = stack.enter_context(Recording(path))
             _check_closed(recording)
-            same = found.setdefault(recording.session_id, [])
+            same = found.setdefault((recording.plan.digest, recording.session_id), [])
             twin = next((each for each in same if each.origin == recording.origin), None)
             if twin is not None:
                 raise InputError(
