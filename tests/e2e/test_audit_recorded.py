@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,26 @@ from typing import Any
 import pytest
 
 from collabedit.audit.results import AuditReport, Row
+from collabedit.closed import Closed
+from collabedit.crypto.rng import SystemRandomness
+from collabedit.crypto.signing import SigningKey
 from collabedit.demo.assets import fetch_demo_model
+from collabedit.federation import Coordinator, Party
+from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
+from collabedit.party.editing.covariance import load_covariance
+from collabedit.party.editing.editor import ModelEditor, key_maps, target_settings
+from collabedit.party.editing.model import load_model
+from collabedit.party.editing.proposal import propose_plan
+from collabedit.party.editing.targets import compute_targets
+from collabedit.party.edits import load_edits
+from collabedit.plan import Plan
+from collabedit.recorder import Recorder
 from collabedit.recording import FILE, Recording
+from collabedit.simulation import Simulation
+from collabedit.sketch import Matrix
 from tests.e2e.test_audit import report_of
 from tests.support import processes
-from tests.support.processes import Outcome, run_command, run_here
+from tests.support.processes import Outcome, run_command, run_here, torch_threads
 from tests.support.tiny_models import build_tiny_model
 
 # Processes that import torch on few and busy cores.
@@ -254,31 +270,83 @@ def test_a_session_over_grpc_is_audited_from_its_ends(tmp_path: Path) -> None:
     assert rows["counts-and-sizes"].metrics
 
 
+def record_sessions(place: Path, kinds: Mapping[str, Closed | None]) -> None:
+    """Record a session of each kind under its name, on one model with one search for targets.
+
+    `simulate` would measure the model before and after, which takes minutes.
+    """
+    model = load_model(place / "model", device="cpu")
+    covariance = load_covariance(place / "covariance")
+    brought = [load_edits(place / f"{name}.json") for name in PARTIES]
+    ends = (AGGREGATOR, *range(1, len(PARTIES) + 1))
+    keys = {PartyId(end): SigningKey.from_seed(bytes([end + 1]) * 32) for end in ends}
+    public = {end: key.verify_key.to_bytes().hex() for end, key in keys.items()}
+    randomness = SystemRandomness()
+    for name, closed in kinds.items():
+        plan = propose_plan(
+            model,
+            covariance,
+            name="real",
+            model_name="smollm2-135m-instruct",
+            parties=[
+                Party(name=party, identity=public[PartyId(number)], max_edits=2)
+                for number, party in enumerate(PARTIES, 1)
+            ],
+            aggregator=Coordinator(name="aggregator", identity=public[AGGREGATOR]),
+            layers=(4,),
+            randomness=randomness,
+            target_steps=3,
+            closed=closed,
+        )
+        maps, templates = key_maps(plan, covariance), plan.editing.context_templates
+        settings = target_settings(plan.editing)
+        editors = {}
+        for party, own in zip(plan.party_ids, brought, strict=True):
+            targets = compute_targets(model, own, layer=4, templates=templates, settings=settings)
+            editors[party] = ModelEditor(plan, model, own, targets, maps)
+
+        def contribute(
+            party: PartyId,
+            task: TaskIndex,
+            plan: Plan = plan,
+            editors: Mapping[PartyId, ModelEditor] = editors,
+        ) -> list[tuple[Matrix, Matrix]]:
+            return editors[party].statistics(plan.tasks[task])
+
+        with Recorder(place / name, plan, role="simulation") as recorder:
+            Simulation(
+                plan,
+                identities=keys,
+                directory=place / f"spool-{name}",
+                randomness=dict.fromkeys(keys, randomness),
+                recorder=recorder,
+            ).run(contribute)
+
+
 @pytest.mark.slow
 def test_a_recorded_session_on_a_real_model(tmp_path: Path) -> None:
     """Downloads the demo's model, 93 MB, unless it is in the cache."""
     model = fetch_demo_model(Path(__file__).parents[2] / ".cache" / "collabedit")
     (tmp_path / "model").symlink_to(model)
-    edits = lay_out(tmp_path, each=2)
-    run_command(
-        *("covariance", "--model", model, "--out", tmp_path / "covariance", "--layers", "4,5"),
-        *("--source", "self-samples", "--tokens", 2048, "--window", 128),
-        timeout=LONG,
+    lay_out(tmp_path, each=2)
+    text = files("collabedit.data").joinpath("heldout.txt")
+    (tmp_path / "text.txt").write_text(text.read_text(encoding="utf-8"), encoding="utf-8")
+    run_here(
+        *("covariance", "--model", model, "--out", tmp_path / "covariance", "--layers", "4"),
+        *("--source", tmp_path / "text.txt", "--tokens", 2048, "--window", 128),
     ).ok()
-    for name, kind in (("open", ["--open-sums"]), ("closed", ["--min-edits", 0])):
-        run_command(
-            *("simulate", "--model", model, *edits, *kind, "--record", tmp_path / name),
-            *("--covariance", tmp_path / "covariance", "--layers", "4,5"),
-            timeout=LONG,
-        ).ok()
+    with torch_threads(1):
+        record_sessions(tmp_path, {"open": None, "closed": Closed(min_edits=0)})
+    rows: dict[tuple[str, str], Row] = {}
+    for name in ("open", "closed"):
         out = tmp_path / f"out-{name}"
         ended = audit(tmp_path, [tmp_path / name], out, *given(tmp_path, *PARTIES), *SPANS)
         assert ended.code == 0, ended.err
-    opened, closed = (rows_of(report_of(tmp_path / f"out-{name}")) for name in ("open", "closed"))
-    for row in (opened["update-span"], closed["update-span"], opened["sum-span"]):
-        found = {metric.name: metric.value for metric in row.metrics}
+        rows |= {(row.attack, name): row for row in report_of(out).rows}
+    for leaking in (("update-span", "open"), ("update-span", "closed"), ("sum-span", "open")):
+        found = {metric.name: metric.value for metric in rows[leaking].metrics}
         assert found["recall@n"] == 1.0
-        assert row.severity == "leaks"
-    area = next(metric for metric in closed["sum-span"].metrics if metric.name == "auc")
+        assert rows[leaking].severity == "leaks"
+    area = next(each for each in rows["sum-span", "closed"].metrics if each.name == "auc")
     assert area.low <= 0.5 <= area.high
-    assert closed["sum-span"].severity != "leaks"
+    assert rows["sum-span", "closed"].severity != "leaks"

@@ -222,8 +222,8 @@ def _check_complete(session: RecordedSession, brought: Brought) -> None:
         for party in sorted(summed - brought.past.keys()):
             raise InputError(
                 f"--past: the plan lets {names[party]} bring {plan.max_past_edits} past edits: "
-                f"give --past {names[party]}=FILE with those that it brought, or an empty FILE for "
-                "none"
+                f"give --past {names[party]}=FILE with those that it brought, or --past "
+                f"{names[party]}= if there were none"
             )
     known = sum(len(brought.edits[party]) for party in summed & brought.edits.keys())
     least = 0 if plan.closed is None else plan.closed.min_edits
