@@ -12,6 +12,7 @@ import pytest
 from collabedit.attacks.attack import Finding
 from collabedit.attacks.claims import Estimates, Names, Recovery
 from collabedit.attacks.counts import EDITS_IN_ALL
+from collabedit.attacks.differencing import Differencing
 from collabedit.attacks.encrypted_views import EncryptedView
 from collabedit.attacks.network import NetworkView
 from collabedit.attacks.registry import Entry
@@ -34,6 +35,7 @@ from collabedit.recorder import Recorder
 from collabedit.recording import FILE
 from collabedit.simulation import Faults
 from tests.e2e.test_grpc_session import run
+from tests.security.test_attacks_synthetic import prior_of
 from tests.support.federations import TestFederation, build_federation
 from tests.support.networks import Network
 
@@ -161,6 +163,9 @@ def test_a_second_session_without_a_party_gives_a_pair(place: Path) -> None:
         assert seen.parties == frozenset({FOUR})
         assert isinstance(seen.view, SessionPair)
         assert seen.view.second.survivors[TaskIndex(0)] == second.summed
+        prior, labels = prior_of(build_federation(4, layers=2))
+        (row,) = Differencing().run(seen.view, prior).scores
+        assert set(labels[np.argsort(row)[-3:]]) == {FOUR}
         assert "of one session" in (lacking(SessionPair, first) or "")
 
 
