@@ -419,11 +419,13 @@ class Session:
         federation: on disk, unchanged by the session.
         directory: for work and state directories, logs and checkpoints.
         debug: whether every message is logged.
+        record: where the aggregator records; None records nothing.
     """
 
     federation: Federation
     directory: Path
     debug: bool = False
+    record: Path | None = None
     port: int = 0
     aggregator: Running = field(init=False)
     parties: dict[str, Running] = field(default_factory=dict)
@@ -431,7 +433,9 @@ class Session:
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         state, file = self.directory / "state", self.directory / "port"
-        options = self.federation.serve_options(state=state, port_file=file, linger=8)
+        options = self.federation.serve_options(
+            state=state, port_file=file, linger=8, record=self.record
+        )
         self.aggregator = self._start(AGGREGATOR_NAME, options, state)
         await_condition(
             file.exists,

@@ -156,8 +156,8 @@ def _attacked(
         "note": seen.note,
         "scores": [asdict(each) for each in score(claim, truth)],
         "guesses": _guesses(task, claim, seen),
-        "curve": _curve(claim, truth),
-        "details": _details(claim),
+        "curve": curve_of(claim, truth),
+        "details": details_of(claim),
     }
 
 
@@ -201,7 +201,7 @@ def _prior(task: AttackTask, entry: Entry) -> Prior:
     )
 
 
-def _curve(claim: Claim, truth: Truth) -> list[float] | None:
+def curve_of(claim: Claim, truth: Truth) -> list[float] | None:
     """Average the curves of a finding's rows; None for other claims."""
     if not isinstance(claim, Finding):
         return None
@@ -210,7 +210,8 @@ def _curve(claim: Claim, truth: Truth) -> list[float] | None:
     return [float(value) for value in np.mean(curves, axis=0)]
 
 
-def _details(claim: Claim) -> Sequence[str]:
+def details_of(claim: Claim) -> Sequence[str]:
+    """Say what each try of an attack that acts came to."""
     if not isinstance(claim, Attempts):
         return []
     return [

@@ -88,11 +88,12 @@ def make_report(folder: AuditFolder) -> MadeReport:
         *((entry.cell.label, records[entry.id]) for entry in run.attacks),
         *((f"utility of {entry.setting.label}", records[entry.id]) for entry in run.utility),
     ]
-    failures = [(label, why) for label, record in labelled if (why := _failure(record))]
+    failures = [(label, why) for label, record in labelled if (why := failure_of(record))]
     return MadeReport(report, tuple(failures))
 
 
-def _failure(record: Record | None) -> str | None:
+def failure_of(record: Record | None) -> str | None:
+    """Say why a job has no result; None if it has one."""
     if record is None:
         return _NO_RESULT
     return None if record.failure is None else f"{record.failure.kind}: {record.failure.message}"
@@ -133,7 +134,7 @@ def _rows(audit: Audit, run: Run, records: dict[str, Record | None]) -> tuple[Ro
     for entry in run.attacks:
         cell, record = entry.cell, records[entry.id]
         result = None if record is None else record.result
-        why = _failure(record) if result is None else result.get("refused")
+        why = failure_of(record) if result is None else result.get("refused")
         if why is not None or result is None:
             failed.append((cell, why or _NO_RESULT))
             groups.setdefault((*_key(cell), ""), _Group(cell))
@@ -163,7 +164,7 @@ def _key(cell: Cell) -> tuple[str, str, int, int]:
 def _row(audit: Audit, group: _Group, headline: str, outputs: int) -> Row:
     setting = group.cell.setting
     names = sorted(group.scores, key=lambda name: name != headline)
-    metrics = tuple(_metric(pool(group.scores[name])) for name in names)
+    metrics = tuple(metric_of(pool(group.scores[name])) for name in names)
     return Row(
         attack=group.cell.attack,
         defence=setting.defence,
@@ -174,7 +175,7 @@ def _row(audit: Audit, group: _Group, headline: str, outputs: int) -> Row:
         draws=group.draws,
         metrics=metrics,
         epsilon=_epsilon(group.guesses, audit.epsilon.delta),
-        curve=_curve(group.curves),
+        curve=mean_curve(group.curves),
         severity=severity(metrics, audit.severity),
         details=tuple(group.details),
         failures=tuple(
@@ -184,7 +185,8 @@ def _row(audit: Audit, group: _Group, headline: str, outputs: int) -> Row:
     )
 
 
-def _metric(score: Score) -> Metric:
+def metric_of(score: Score) -> Metric:
+    """Put a figure into the form of the report."""
     return Metric(
         name=score.name,
         value=score.value,
@@ -210,7 +212,8 @@ def _epsilon(draws: Sequence[Guesses], delta: float) -> Epsilon | None:
     )
 
 
-def _curve(curves: Sequence[Sequence[float]]) -> Curve | None:
+def mean_curve(curves: Sequence[Sequence[float]]) -> Curve | None:
+    """Average the curves of draws; None without any."""
     if not curves:
         return None
     mean = np.mean(curves, axis=0)

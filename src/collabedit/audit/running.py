@@ -292,7 +292,7 @@ class _Planner:
         identity = {
             "version": RESULTS_VERSION,
             "attack": cell.attack,
-            "code": _code_digest(entry),
+            "code": code_digest(entry),
             "settings": settings,
             "session": name,
             "again": repeated,
@@ -321,7 +321,7 @@ class _Planner:
         )
 
 
-def _code_digest(entry: Entry) -> str:
+def code_digest(entry: Entry) -> str:
     """Digest an attack's module, so that who changes an attack does not see its old figures."""
     made: Any = entry.make
     try:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from collabedit.cli import audit_recorded
 from collabedit.cli.console import say
 from collabedit.cli.gridding import (
     CACHE,
@@ -25,7 +26,6 @@ from collabedit.errors import AcceptanceError, InputError
 
 if TYPE_CHECKING:
     from collabedit.attacks.registry import Entry
-    from collabedit.audit.folder import AuditFolder
     from collabedit.audit.report import MadeReport
     from collabedit.audit.results import AuditReport
     from collabedit.audit.schema import Audit, Cell
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Attack sessions under several defences, and report what leaks.", no_args_is_help=True
 )
+app.command("recorded")(audit_recorded.run)
 
 _Folder = Annotated[Path, typer.Argument(help="Folder of results of `audit run`.")]
 
@@ -81,6 +82,7 @@ def run(
     from collabedit.attacks.registry import discover
     from collabedit.audit.folder import AuditFolder
     from collabedit.audit.pool import draw_candidates
+    from collabedit.audit.recorded.report import is_recorded
     from collabedit.audit.running import make_jobs
     from collabedit.audit.schema import load_audit
     from collabedit.experiments.cache import find_model
@@ -111,6 +113,8 @@ def run(
     )
     jobs = make_jobs(audit, cells, candidates, bench, known, beside=config)
     folder = AuditFolder(out or Path("out/audit") / audit.name)
+    if is_recorded(folder.directory):
+        raise InputError(f"{folder.directory}: holds an audit of recordings; choose another")
     folder.begin(config, jobs, known, data=pool.name)
     store = folder.store
     pending = [job for job in jobs.jobs if not store.finished(job.id)]
@@ -127,7 +131,7 @@ def run(
             report=report,
         )
     say(f"{time.monotonic() - began:.0f} s")
-    _write_report(folder).raise_if_failed()
+    write_report(folder.directory).raise_if_failed()
 
 
 @app.command("report")
@@ -136,9 +140,7 @@ def report(folder: _Folder) -> None:
 
     Exits as `run` does, with 10 for a cell without a result.
     """
-    from collabedit.audit.folder import AuditFolder
-
-    _write_report(AuditFolder(folder)).raise_if_failed()
+    write_report(folder).raise_if_failed()
 
 
 @app.command("check")
@@ -158,13 +160,15 @@ def check(
     Exits with 7 if a bound does not hold or nothing measures it, with 10 if a cell has no result.
     """
     from collabedit.audit.folder import AuditFolder
+    from collabedit.audit.recorded.report import is_recorded
     from collabedit.audit.verdicts import missed_limits
 
-    kept = AuditFolder(folder)
-    limits = kept.audit().limits | dict(_parse_limit(text) for text in maximum or ())
+    # An audit of recordings has no file.
+    written = {} if is_recorded(folder) else AuditFolder(folder).audit().limits
+    limits = written | dict(_parse_limit(text) for text in maximum or ())
     if not limits:
         raise InputError(f"{folder}: no bounds: give --max, or write [limits] into the audit file")
-    made = _write_report(kept)
+    made = write_report(folder)
     made.raise_if_failed()
     found: AuditReport = made.report
     missed = missed_limits(found.rows, found.attacks, found.defences, limits)
@@ -187,11 +191,26 @@ def _parse_limit(text: str) -> tuple[str, float]:
     return name, value
 
 
-def _write_report(folder: "AuditFolder") -> "MadeReport":
+def write_report(directory: Path) -> "MadeReport":
+    """Write the report of a folder as JSON and as a page, and print the verdicts.
+
+    Raises:
+        InputError: the folder holds no audit, or one of its files is damaged.
+    """
+    from collabedit.audit.folder import AuditFolder
     from collabedit.audit.page import write_page
+    from collabedit.audit.recorded.report import (
+        RecordedFolder,
+        is_recorded,
+        make_recorded_report,
+    )
     from collabedit.audit.report import make_report
 
-    made = make_report(folder)
+    folder = AuditFolder(directory)
+    if is_recorded(directory):
+        made = make_recorded_report(RecordedFolder(directory))
+    else:
+        made = make_report(folder)
     say(f"wrote {folder.report}")
     write_page(made.report, folder.page)
     say(f"wrote {folder.page}")

@@ -1,0 +1,1 @@
+"""Audits of sessions that somebody recorded (ADR 0022)."""
