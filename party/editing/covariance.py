@@ -149,7 +149,10 @@ def second_moments(
         raise InputError("a second moment needs at least one window and one layer")
     sums = {
         layer: torch.zeros(
-            model.d_in(layer), model.d_in(layer), dtype=torch.float64, device=model.device
+            model.d_in(layer),
+            model.d_in(layer),
+            dtype=torch.float64,
+            device=model.weight(layer).device,
         )
         for layer in layers
     }

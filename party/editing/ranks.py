@@ -302,7 +302,7 @@ def open_ranks(link: Link, device: str) -> tuple[Ranks, str]:
         InputError: a GPU that all would share, or more processes than GPUs.
         RankError: the ranks cannot reach each other.
     """
-    if device.startswith("cuda:"):
+    if device.startswith(("cuda:", "spread")):
         raise InputError(f"--device {device}: each rank has a GPU of its own: give cuda, or auto")
     place = None
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):

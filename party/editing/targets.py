@@ -260,18 +260,20 @@ class _Batch:
         self.problems = problems
         self.rows_each = len(problems[0].rows)
         self.input_ids = pad_rows(model, [row for problem in problems for row in problem.rows])
-        self.positions = torch.tensor(
-            [position for problem in problems for position in problem.subject_last],
-            device=model.device,
-        )
         block = model.block(layer)
         with torch.no_grad():
             with capturing_output(block) as captured, stopping_after(block):
                 model.forward(self.input_ids)
             self.hidden = captured.values
+        # Blocks may be on several devices: what is kept here is on that of the edited one.
+        self.device = self.hidden.device
+        self.positions = torch.tensor(
+            [position for problem in problems for position in problem.subject_last],
+            device=self.device,
+        )
         upper = record_upper_blocks(model, layer, self.input_ids)
         self.upper: UpperBlocks | None = upper if upper.is_faithful else None
-        first = torch.arange(len(problems), device=model.device) * self.rows_each
+        first = torch.arange(len(problems), device=self.device) * self.rows_each
         precision = torch.promote_types(model.dtype, torch.float32)
         self.start = self.hidden[first, self.positions[first]].to(precision)
 
@@ -288,12 +290,12 @@ class _Batch:
         if self.upper is not None:
             return self.upper(add_at(self.hidden[rows], positions, vectors))
         with adding_to_output(self.model.block(self.layer), positions, vectors):
-            return self.model.forward(self.input_ids[rows])
+            return self.model.forward(self.input_ids[rows.to(self.input_ids.device)])
 
     def row_indices(self, active: Sequence[int]) -> Tensor:
         """Rows of the active edits, in order."""
-        each = torch.arange(self.rows_each, device=self.model.device)
-        start = torch.tensor(active, device=self.model.device) * self.rows_each
+        each = torch.arange(self.rows_each, device=self.device)
+        start = torch.tensor(active, device=self.device) * self.rows_each
         return (start[:, None] + each).reshape(-1)
 
     def losses(
@@ -322,24 +324,23 @@ class _Batch:
                 token_of += problem.target
                 weight_of += [share] * count
                 edit_of += [slot] * count
-        device = self.model.device
-        picked = final[torch.tensor(row_of, device=device), torch.tensor(place_of, device=device)]
+        place = final.device
+        picked = final[torch.tensor(row_of, device=place), torch.tensor(place_of, device=place)]
         logits = self.model.logits(picked)
+        device = logits.device
         tokens = torch.tensor(token_of, device=device)
         nll = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
         weights = torch.tensor(weight_of, device=device, dtype=nll.dtype)
         loss = torch.zeros(len(active), device=device, dtype=nll.dtype).index_add(
             0, torch.tensor(edit_of, device=device), nll * weights
         )
-        essence_rows = torch.arange(len(active), device=device) * self.rows_each
-        essence_rows += self.rows_each - 1
-        essence_hidden = at_positions(
-            final[essence_rows], self.positions[self.row_indices(active)][essence_rows]
-        )
+        essence_rows = self.row_indices(active)[self.rows_each - 1 :: self.rows_each]
+        of_active = torch.arange(len(active), device=place) * self.rows_each + self.rows_each - 1
+        essence_hidden = at_positions(final[of_active], self.positions[essence_rows])
         essence = self.model.logits(essence_hidden).log_softmax(dim=-1)
         reference = essence.detach() if essence_start is None else essence_start
         divergence = (reference.exp() * (reference - essence)).sum(dim=-1)
-        return loss + kl_weight * divergence, essence
+        return (loss + kl_weight * divergence).to(self.device), essence
 
 
 def _search(

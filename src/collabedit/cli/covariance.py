@@ -24,7 +24,9 @@ def run(
     window: Annotated[int, typer.Option(min=8, help="Tokens per window.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Of `self-samples`.")] = 0,
     dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda:1 ...; spread: over all GPUs.")
+    ] = "auto",
 ) -> None:
     """Measure how a model's keys are spread over general text; the plan pins the result.
 

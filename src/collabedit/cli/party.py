@@ -79,7 +79,9 @@ EditsOption: TypeAlias = Annotated[
 WorkOption: TypeAlias = Annotated[
     Path, typer.Option("--work", help="Private directory for targets, update and report.")
 ]
-DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")]
+DeviceOption: TypeAlias = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda ...; spread: over all GPUs.")
+]
 ThreadsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(

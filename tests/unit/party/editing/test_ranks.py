@@ -114,9 +114,10 @@ def test_ranks_agree_on_texts(links: tuple[Link, Link]) -> None:
     thread.join(5)
 
 
-def test_all_on_one_gpu_is_refused(links: tuple[Link, Link]) -> None:
+@pytest.mark.parametrize("device", ["cuda:1", "spread", "spread:20GiB"])
+def test_gpus_that_ranks_would_share_are_refused(links: tuple[Link, Link], device: str) -> None:
     with pytest.raises(InputError, match="each rank has a GPU of its own"):
-        open_ranks(links[0], "cuda:1")
+        open_ranks(links[0], device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPUs")
