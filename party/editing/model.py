@@ -8,6 +8,7 @@ causal attention padding then changes nothing at a real token, whatever mask is 
 import hashlib
 import importlib.util
 import json
+import logging
 import re
 import shutil
 import tempfile
@@ -299,6 +300,8 @@ def _spread(name: str) -> dict[str, object]:
         raise ModelError(
             f"device {name!r}: needs the package accelerate: pip install 'collabedit[multi-gpu]'"
         )
+    # It would warn of what `_refuse_offloaded` says.
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
     _, _, limit = name.partition(":")
     places: list[int | str] = list(range(torch.cuda.device_count())) or ["cpu"]
     return {

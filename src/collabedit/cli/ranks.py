@@ -20,7 +20,8 @@ from collabedit.cli.console import complain
 from collabedit.errors import CollabEditError, InputError, RankError
 
 if TYPE_CHECKING:
-    from collabedit.party.editing.ranks import Link, Ranks
+    from collabedit.party.editing.launch import Link
+    from collabedit.party.editing.ranks import Ranks
 
 _INTERRUPTED = 130
 _PATIENCE_SECONDS = 10.0
@@ -56,9 +57,13 @@ def use_ranks(device: str) -> "tuple[Ranks, str]":
         InputError: the device cannot be shared out.
         RankError: the ranks cannot reach each other.
     """
-    from collabedit.party.editing.ranks import ALONE, open_ranks
+    from collabedit.party.editing.ranks import ALONE
 
-    return open_ranks(_joined[-1], device) if _joined else (ALONE, device)
+    if not _joined:
+        return ALONE, device
+    from collabedit.party.editing.launch import open_ranks
+
+    return open_ranks(_joined[-1], device)
 
 
 @contextmanager
@@ -67,7 +72,7 @@ def as_one_of_several() -> Iterator[None]:
     if not is_launched():
         yield
         return
-    from collabedit.party.editing.ranks import Link
+    from collabedit.party.editing.launch import Link
 
     rank = int(os.environ["RANK"])
     if rank:
@@ -116,7 +121,7 @@ def _end(link: "Link", error: BaseException) -> NoReturn:
             _await_speaker(link)
     except RuntimeError:
         # The launcher, and with it the store, is gone: there is nobody to agree with.
-        _speak(f"{link.title}: the launcher is gone; nothing was written")
+        _speak(f"{link.title}: the launcher is gone")
     finally:
         _leave(code)
 

@@ -11,16 +11,17 @@ import torch
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # is public, says torch
 
 from collabedit.errors import InputError, RankError
-from collabedit.party.editing import ranks as ranks_module
-from collabedit.party.editing.ranks import ALONE, Link, Ranks, open_ranks
+from collabedit.party.editing import launch
+from collabedit.party.editing.launch import Link, open_ranks
+from collabedit.party.editing.ranks import ALONE, Ranks
 
 
 @pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Link, Link]]:
     """Two ranks that share a store, and die of silence quickly."""
-    monkeypatch.setattr(ranks_module, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(ranks_module, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(ranks_module, "_DIAGNOSIS_SECONDS", 0.2)
+    monkeypatch.setattr(launch, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(launch, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(launch, "_DIAGNOSIS_SECONDS", 0.2)
     store = HashStore()
     pair = Link(store, 0, 2), Link(store, 1, 2)
     yield pair
@@ -78,7 +79,7 @@ def test_a_dead_rank_is_named(links: tuple[Link, Link]) -> None:
     first, second = links
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    machine = ranks_module._machine()
+    machine = launch._machine()
     second.store.set("process/1", f'["{machine}", {child.pid}]')
     with pytest.raises(RankError, match="rank 1 of 2 ended without a word"):
         first.meet()

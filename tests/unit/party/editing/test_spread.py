@@ -120,10 +120,13 @@ def test_without_gpus_a_model_is_spread_over_main_memory(
     assert load_model(path, device="spread:1GiB").device == torch.device("cpu")
 
 
-def test_a_model_that_does_not_fit_is_refused(tiny_directory: Callable[[str], Path]) -> None:
+def test_a_model_that_does_not_fit_is_refused(
+    tiny_directory: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ModelError, match="does not fit") as refused:
         load_model(tiny_directory("llama"), device="spread:100KB")
     assert "--device cpu" in str(refused.value)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("device", ["spread:", "spread:much", "spread:0GB", "spread:-1GB"])
