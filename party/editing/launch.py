@@ -71,8 +71,8 @@ class Link:
             ) from error
         return cls(store, rank, size)
 
-    def meet(self) -> str:
-        """Wait until all ranks have come to the same meeting; return its name in the store.
+    def meet(self) -> None:
+        """Wait until all ranks have come to the same meeting.
 
         Raises:
             RankError: one has failed, ended, or fallen silent.
@@ -84,7 +84,6 @@ class Link:
             self._await(name)
         except dist.DistError as error:
             raise RankError(f"{self.title}: the launcher is gone; nothing more is done") from error
-        return name
 
     def _await(self, name: str) -> None:
         missing = set(range(self.size)) - {self.rank}
@@ -105,7 +104,8 @@ class Link:
                         f"rank {rank} of {self.size} has been silent for {SILENCE_SECONDS:.0f} s: "
                         "look at its machine and its network, and start again"
                     )
-                elif self._is_gone(rank):
+                elif self._is_gone(rank) and not self.store.check([f"{name}/{rank}"]):
+                    # It may have come and gone since it was looked for above.
                     raise RankError(self._obituary(rank))
             time.sleep(_POLL_SECONDS)
 

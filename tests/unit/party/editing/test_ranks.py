@@ -89,6 +89,19 @@ def test_a_dead_rank_is_named(links: tuple[Link, Link]) -> None:
     assert first.diagnose() is None
 
 
+def test_a_rank_that_came_and_ended_is_no_failure(
+    links: tuple[Link, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = links
+
+    def ends_meanwhile(_link: Link, _rank: int) -> bool:
+        second.meet()
+        return True
+
+    monkeypatch.setattr(Link, "_is_gone", ends_meanwhile)
+    first.meet()
+
+
 def test_one_failure_is_said_once(links: tuple[Link, Link]) -> None:
     first, second = links
     assert not first.has_failed()
