@@ -23,6 +23,7 @@ from collabedit.errors import InputError, NumericError
 from collabedit.party.editing.artefacts import load_tensors, save_tensors
 from collabedit.party.editing.hooks import capturing_input, stopping_after
 from collabedit.party.editing.model import EditableModel
+from collabedit.party.editing.ranks import ALONE, Ranks
 
 Matrix: TypeAlias = NDArray[np.float64]
 
@@ -127,6 +128,7 @@ def second_moments(
     provenance: Mapping[str, str],
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Covariance:
     """Average k kᵀ over all tokens of `windows`, for all `layers` in one pass.
 
@@ -136,23 +138,33 @@ def second_moments(
         layers: whose keys.
         provenance: of the text; the model's digests are added to it.
         batch_size: windows per forward pass.
-        progress: called with windows done and their number.
+        progress: called with windows done and their number, at several ranks those of this one.
+        ranks: that share the windows and get the same result; each has all of `windows`.
 
     Raises:
         NumericError: a key is not finite.
+        RankError: a rank is gone, or has other weights.
     """
     if not len(windows) or not layers:
         raise InputError("a second moment needs at least one window and one layer")
     sums = {
         layer: torch.zeros(
-            model.d_in(layer), model.d_in(layer), dtype=torch.float64, device=model.device
+            model.d_in(layer),
+            model.d_in(layer),
+            dtype=torch.float64,
+            device=model.weight(layer).device,
         )
         for layer in layers
     }
+    weights = model.weights_digest()
+    ranks.agree("weights", weights)
     top = model.projection(max(layers))
+    # Whole batches: kernels may round a window otherwise in other company.
+    starts = ranks.split(range(0, len(windows), batch_size))[ranks.rank]
+    batches = [windows[start : start + batch_size] for start in starts]
+    done, total = 0, sum(map(len, batches))
     with torch.inference_mode():
-        for start in range(0, len(windows), batch_size):
-            batch = windows[start : start + batch_size]
+        for batch in batches:
             with ExitStack() as stack:
                 captures = {
                     layer: stack.enter_context(capturing_input(model.projection(layer)))
@@ -164,15 +176,18 @@ def second_moments(
                 keys = captured.values.flatten(0, 1).double()
                 sums[layer].addmm_(keys.T, keys)
             if progress:
-                progress(min(start + batch_size, len(windows)), len(windows))
+                done += len(batch)
+                progress(done, total)
     return Covariance(
-        matrices={layer: _average(total, windows.numel()) for layer, total in sums.items()},
+        matrices={
+            layer: _average(ranks.sum_all(own), windows.numel()) for layer, own in sums.items()
+        },
         tokens=windows.numel(),
         provenance={
             **provenance,
             "window": str(windows.shape[1]),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "weights": model.weights_digest(),
+            "weights": weights,
             "tokenizer": model.tokenizer_digest(),
         },
     )

@@ -23,6 +23,7 @@ from collabedit.party.editing.covariance import Covariance, load_covariance
 from collabedit.party.editing.key_map import KeyMap, key_scales
 from collabedit.party.editing.keys import compute_keys
 from collabedit.party.editing.model import EditableModel, load_model
+from collabedit.party.editing.ranks import ALONE, Ranks
 from collabedit.party.editing.reassertion import Reassertions
 from collabedit.party.editing.schedule import residuals
 from collabedit.party.editing.targets import Targets, TargetSettings, compute_targets
@@ -189,6 +190,8 @@ class ModelEditor:
         updates: what was applied so far, in the model's own coordinates.
         text: private general text for the vote on an update; None takes the project's.
         reassertions: true facts that are edited in beside `edits`; they measure nothing.
+        ranks: that share the forward passes of `statistics` and the searches of `weigh`; each has
+            an editor of its own, and all are called alike.
     """
 
     plan: Plan
@@ -201,6 +204,7 @@ class ModelEditor:
     past: Sequence[Edit] = field(default=(), repr=False)
     text: str | None = field(default=None, repr=False)
     reassertions: Reassertions | None = field(default=None, repr=False)
+    ranks: Ranks = ALONE
     _undos: list[Undo] = field(default_factory=list, init=False, repr=False)
     _requests: _Requests = field(init=False, repr=False)
     _brought: Sequence[Edit] = field(init=False, repr=False)
@@ -257,6 +261,7 @@ class ModelEditor:
                 layer=edited_layers(editing)[-1],
                 templates=editing.context_templates,
                 settings=target_settings(editing),
+                ranks=self.ranks,
             )
             values = torch.cat([values, fresh.values], dim=1)
         targets = Targets(values, edits_digest(edits), self.targets.settings_digest)
@@ -293,6 +298,7 @@ class ModelEditor:
             layers=edited_layers(editing),
             schedule=editing.schedule,
             batch_size=self.batch_size,
+            ranks=self.ranks,
         )
         mapped = self._mapped_keys(requests.edits, layer.index)
         scales = requests.roots * key_scales(editing, mapped)
@@ -300,7 +306,9 @@ class ModelEditor:
 
     def _mapped_keys(self, edits: Sequence[Edit], layer: int) -> Matrix:
         templates = self.plan.editing.context_templates
-        keys = compute_keys(self.model, edits, layer, templates, batch_size=self.batch_size)
+        keys = compute_keys(
+            self.model, edits, layer, templates, batch_size=self.batch_size, ranks=self.ranks
+        )
         return self.maps[layer].map_keys(keys.numpy())
 
     def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from collabedit.party.editing.hooks import capturing_input, capturing_output, stopping_after
 from collabedit.party.editing.model import EditableModel
+from collabedit.party.editing.ranks import ALONE, Ranks
 from collabedit.party.editing.tokens import (
     batches_by_length,
     check_templates,
@@ -47,6 +48,7 @@ def compute_keys(
     templates: Sequence[str],
     *,
     batch_size: int = 32,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Compute the keys K of one layer on the model as it is now: [d_in, n], float64, on the CPU.
 
@@ -56,8 +58,11 @@ def compute_keys(
         layer: whose projection is edited.
         templates: the plan's context templates.
         batch_size: prompts per forward pass.
+        ranks: that share the prompts; each has all edits, and gets all keys.
     """
-    return compute_layer_keys(model, edits, (layer,), templates, batch_size=batch_size)[layer]
+    return compute_layer_keys(
+        model, edits, (layer,), templates, batch_size=batch_size, ranks=ranks
+    )[layer]
 
 
 def compute_layer_keys(
@@ -67,6 +72,7 @@ def compute_layer_keys(
     templates: Sequence[str],
     *,
     batch_size: int = 32,
+    ranks: Ranks = ALONE,
 ) -> dict[int, Tensor]:
     """Compute the keys of several layers of the same model in one pass: layer -> [d_in, n]."""
     weights = template_weights(templates)
@@ -79,8 +85,9 @@ def compute_layer_keys(
         layer: torch.zeros(len(rows), model.d_in(layer), dtype=torch.float64) for layer in layers
     }
     last_layer = max(layers)
+    parts = ranks.split(list(batches_by_length([len(row) for row in rows], batch_size)))
     with torch.inference_mode():
-        for batch in batches_by_length([len(row) for row in rows], batch_size):
+        for batch in parts[ranks.rank]:
             input_ids = pad_rows(model, [rows[index] for index in batch])
             positions = torch.tensor([len(rows[index]) - 1 for index in batch])
             with ExitStack() as stack:
@@ -92,6 +99,8 @@ def compute_layer_keys(
                 model.forward(input_ids)
             for layer, captured in captures.items():
                 per_row[layer][batch] = captured.values.to("cpu", torch.float64)
+    for values in per_row.values():
+        ranks.fill_rows(values, parts)
     return {
         layer: torch.einsum(
             "ntd,t->dn", values.view(len(edits), len(templates), values.shape[1]), weights
@@ -101,7 +110,12 @@ def compute_layer_keys(
 
 
 def current_outputs(
-    model: EditableModel, edits: Sequence[Edit], layer: int, *, batch_size: int = 32
+    model: EditableModel,
+    edits: Sequence[Edit],
+    layer: int,
+    *,
+    batch_size: int = 32,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Read a block's output at the subject's last token of the bare prompt.
 
@@ -110,11 +124,13 @@ def current_outputs(
     rows = [subject_row(model, edit).up_to_subject for edit in edits]
     outputs = torch.zeros(len(rows), model.d_model, dtype=torch.float64)
     block = model.block(layer)
+    parts = ranks.split(list(batches_by_length([len(row) for row in rows], batch_size)))
     with torch.inference_mode():
-        for batch in batches_by_length([len(row) for row in rows], batch_size):
+        for batch in parts[ranks.rank]:
             input_ids = pad_rows(model, [rows[index] for index in batch])
             positions = torch.tensor([len(rows[index]) - 1 for index in batch])
             with capturing_output(block, positions) as captured, stopping_after(block):
                 model.forward(input_ids)
             outputs[batch] = captured.values.to("cpu", torch.float64)
+    ranks.fill_rows(outputs, parts)
     return outputs.T.contiguous()

@@ -132,7 +132,7 @@ def _read_tokens(model: EditableModel, final: Tensor, tokens: Tensor) -> tuple[T
     losses, hits = [], []
     for start in range(0, len(tokens), _LOGIT_ROWS):
         logits = model.logits(final[start : start + _LOGIT_ROWS])
-        wanted = tokens[start : start + _LOGIT_ROWS].to(model.device)
+        wanted = tokens[start : start + _LOGIT_ROWS].to(logits.device)
         losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
         hits.append(logits.argmax(dim=-1) == wanted)
     return torch.cat(losses).to("cpu", torch.float64), torch.cat(hits).to("cpu", torch.float64)

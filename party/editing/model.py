@@ -6,7 +6,10 @@ causal attention padding then changes nothing at a real token, whatever mask is 
 """
 
 import hashlib
+import importlib.util
 import json
+import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +40,8 @@ DTYPES = {
     "float16": torch.float16,
 }
 
+_SPREAD = re.compile(r"spread(:[1-9][0-9]*(KB|MB|GB|KiB|MiB|GiB))?")
+
 CONTEXT_LIMIT = 4096
 """Tokens. Longer positions are declared by some configurations than any text here needs."""
 
@@ -49,7 +54,8 @@ class EditableModel:
         hf: the transformers model.
         tokenizer: fast, right-padding, with a pad token.
         architecture: where its modules are.
-        device: where its weights are.
+        device: where its embeddings are, and so its input; of a model that is spread over several
+            devices, blocks and output may be on others.
         dtype: of its weights.
         prefix_ids: special tokens that the tokenizer puts before a text (BOS), possibly none.
     """
@@ -197,17 +203,20 @@ def load_model(
     Args:
         path: directory with configuration, weights and fast tokenizer.
         dtype: one of `DTYPES`; weights are converted to it.
-        device: "auto" is the first GPU if there is one, else the CPU; or a torch device.
+        device: "auto" is the first GPU if there is one, else the CPU; "spread" puts whole blocks on
+            all GPUs, "spread:20GiB" at most that of weights on each; or a torch device.
         architecture: overrides the table, for architectures it lacks.
 
     Raises:
-        ModelError: no such directory, unknown architecture, missing weights, no fast tokenizer.
+        ModelError: no such directory, unknown architecture, missing weights, no fast tokenizer; a
+            model that is too large to spread.
     """
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: is no model directory (it has no config.json)")
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    place = _device(device)
+    place = None if _SPREAD.fullmatch(device) else _device(device)
+    spread = {} if place else _spread(device)
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -221,6 +230,7 @@ def load_model(
                 dtype=DTYPES[dtype],
                 local_files_only=True,
                 output_loading_info=True,
+                **spread,
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: weights: {_first_line(error)}") from error
@@ -228,7 +238,12 @@ def load_model(
         # transformers would go on with random numbers in their place.
         missing = sorted(loading["missing_keys"])
         raise ModelError(f"{path}: weights: {len(missing)} are missing, first {missing[0]}")
-    hf.eval().requires_grad_(requires_grad=False).to(place)
+    hf.eval().requires_grad_(requires_grad=False)
+    if place is None:
+        _refuse_offloaded(hf, path)
+        place = hf.get_input_embeddings().weight.device
+    else:
+        hf.to(place)
     tokenizer = _load_tokenizer(path, vocabulary=hf.get_input_embeddings().num_embeddings)
     model = EditableModel(
         hf=hf,
@@ -277,6 +292,36 @@ def _device(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ModelError(f"device {name!r}: {_first_line(error)}") from error
+
+
+def _spread(name: str) -> dict[str, object]:
+    """Return arguments of transformers that put blocks on all GPUs, or, without any, on the CPU."""
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModelError(
+            f"device {name!r}: needs the package accelerate: pip install 'collabedit[multi-gpu]'"
+        )
+    # It would warn of what `_refuse_offloaded` says.
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+    _, _, limit = name.partition(":")
+    places: list[int | str] = list(range(torch.cuda.device_count())) or ["cpu"]
+    return {
+        "device_map": "auto",
+        "max_memory": dict.fromkeys(places, limit) if limit else None,
+    }
+
+
+def _refuse_offloaded(hf: PreTrainedModel, path: Path) -> None:
+    """Refuse a model that is partly kept elsewhere, to be fetched as it runs.
+
+    Its weights could be edited in a copy only that the next pass throws away.
+    """
+    elsewhere = [name for name, weight in hf.named_parameters() if weight.is_meta]
+    if elsewhere:
+        raise ModelError(
+            f"{path}: does not fit: {len(elsewhere)} of its weights would be left in main memory "
+            f"or on the disk, first {elsewhere[0]}, where they cannot be edited: take more or "
+            "larger GPUs, a shorter dtype, or --device cpu"
+        )
 
 
 def _load_tokenizer(path: Path, *, vocabulary: int) -> PreTrainedTokenizerFast:

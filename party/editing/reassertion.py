@@ -29,6 +29,7 @@ from collabedit.party.editing.artefacts import load_tensors, save_tensors
 from collabedit.party.editing.keys import current_outputs
 from collabedit.party.editing.likelihood import Completion, score_completions
 from collabedit.party.editing.model import EditableModel
+from collabedit.party.editing.ranks import ALONE, Ranks
 from collabedit.party.editing.targets import (
     Progress,
     Targets,
@@ -105,13 +106,14 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Where and how targets are searched; arguments of `compute_targets`."""
+    """Where, how and by whom targets are searched; arguments of `compute_targets`."""
 
     model: EditableModel
     layer: int
     templates: tuple[str, ...]
     settings: TargetSettings
     weights: str | None = None
+    ranks: Ranks = ALONE
 
     @property
     def digest(self) -> str:
@@ -196,6 +198,7 @@ def search_directions(
         least_updates=LEAST_UPDATES,
         weights=search.weights,
         progress=progress,
+        ranks=search.ranks,
     )
 
 
@@ -253,6 +256,8 @@ def make_reassertions(
 ) -> Reassertions:
     """Draw facts, search their targets, and leave both in a private file (mode 0600).
 
+    Of several ranks, which share the search, the first draws and writes for all.
+
     Args:
         search: where and how.
         wish: what is asked for.
@@ -261,16 +266,24 @@ def make_reassertions(
         randomness: the party's own.
         progress: called with (done, total) of the targets.
 
+    Returns:
+        What the session takes; at another rank than the first with lengths as they were found.
+
     Raises:
         InputError, NumericError: see `draw_facts`, `rescale`, `compute_targets`.
         StorageError: the disk refuses.
     """
-    places = draw_facts(search.model, wish, randomness)
+    ranks = search.ranks
+    drawn = draw_facts(search.model, wish, randomness) if ranks.is_first else []
+    places: list[int] = ranks.broadcast(torch.tensor(drawn)).tolist()
     facts = tuple(wish.pool[place] for place in places)
+    targets = search_directions(search, facts, progress=progress)
+    if not ranks.is_first:
+        return Reassertions(facts, targets)
     targets = rescale(
         search.model,
         facts,
-        search_directions(search, facts, progress=progress),
+        targets,
         layer=search.layer,
         lengths=lengths,
         randomness=randomness,

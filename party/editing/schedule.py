@@ -15,6 +15,7 @@ from torch import Tensor
 from collabedit.errors import InputError
 from collabedit.party.editing.keys import current_outputs
 from collabedit.party.editing.model import EditableModel
+from collabedit.party.editing.ranks import ALONE, Ranks
 from collabedit.party.editing.targets import Targets
 from collabedit.party.edits import Edit
 
@@ -30,6 +31,7 @@ def residuals(
     layers: Sequence[int],
     schedule: Schedule,
     batch_size: int = 32,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Compute the residuals R of one layer: [d_out, n], float64, on the CPU.
 
@@ -41,6 +43,7 @@ def residuals(
         layers: all edited layers, ascending.
         schedule: see the module.
         batch_size: prompts per forward pass.
+        ranks: as `keys.compute_keys` has them.
 
     Raises:
         InputError: `layer` is not among `layers`, these do not ascend, or targets do not fit.
@@ -51,7 +54,7 @@ def residuals(
         raise InputError(
             f"targets of shape {list(targets.values.shape)} are not those of {len(edits)} edits"
         )
-    outputs = current_outputs(model, edits, layers[-1], batch_size=batch_size)
+    outputs = current_outputs(model, edits, layers[-1], batch_size=batch_size, ranks=ranks)
     missing = targets.values.double() - outputs
     remaining = len(layers) - layers.index(layer) if schedule == "sequential" else len(layers)
     return missing / remaining

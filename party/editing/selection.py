@@ -17,6 +17,7 @@ from torch import Tensor
 from collabedit.errors import NumericError
 from collabedit.party.editing.keys import current_outputs
 from collabedit.party.editing.model import EditableModel
+from collabedit.party.editing.ranks import ALONE, Ranks
 from collabedit.party.editing.targets import Targets
 from collabedit.party.edits import Edit, edits_digest
 
@@ -43,6 +44,7 @@ def distances(
     layer: int,
     *,
     batch_size: int = 32,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Measure ‖z* - z‖ / ‖z*‖ of each edit: [n], float64, on the CPU.
 
@@ -52,12 +54,13 @@ def distances(
         targets: z* of `edits`.
         layer: the last edited layer.
         batch_size: prompts per forward pass.
+        ranks: as `keys.compute_keys` has them.
 
     Raises:
         NumericError: a distance is not finite.
     """
     wanted = targets.values.double()
-    missing = wanted - current_outputs(model, edits, layer, batch_size=batch_size)
+    missing = wanted - current_outputs(model, edits, layer, batch_size=batch_size, ranks=ranks)
     found: Tensor = torch.linalg.vector_norm(missing, dim=0) / torch.linalg.vector_norm(
         wanted, dim=0
     )

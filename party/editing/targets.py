@@ -37,6 +37,7 @@ from collabedit.party.editing.hooks import (
     stopping_after,
 )
 from collabedit.party.editing.model import EditableModel
+from collabedit.party.editing.ranks import ALONE, Ranks
 from collabedit.party.editing.tokens import (
     batches_by_length,
     check_templates,
@@ -100,12 +101,18 @@ class Targets:
         save_tensors(path, tensors, digests, kind="targets", private=True)
 
 
-def load_targets(path: Path, *, edits_digest: str, settings_digest: str) -> Targets:
-    """Read what `Targets.save` wrote.
+def load_targets(
+    path: Path, *, edits_digest: str, settings_digest: str, ranks: Ranks = ALONE
+) -> Targets:
+    """Read what `Targets.save` wrote; of several ranks the first reads it, and tells the others.
 
     Raises:
         InputError: no such file, malformed, or made from other edits or under other settings.
     """
+    if not ranks.is_first:
+        values = ranks.broadcast(None)
+        distances = ranks.broadcast(None) if ranks.decide(answer=False) else None
+        return Targets(values, edits_digest, settings_digest, distances)
     tensors, digests = load_tensors(path, kind="targets")
     if digests.get("edits") != edits_digest:
         raise InputError(f"{path}: targets were prepared from other edits; prepare them again")
@@ -114,7 +121,10 @@ def load_targets(path: Path, *, edits_digest: str, settings_digest: str) -> Targ
             f"{path}: targets were prepared under another model, layer, templates or settings; "
             "prepare them again"
         )
-    return Targets(tensors["targets"], edits_digest, settings_digest, tensors.get("distances"))
+    values, distances = ranks.broadcast(tensors["targets"]), tensors.get("distances")
+    if ranks.decide(distances is not None):
+        distances = ranks.broadcast(distances)
+    return Targets(values, edits_digest, settings_digest, distances)
 
 
 def settings_digest(
@@ -159,6 +169,7 @@ def compute_targets(
     least_updates: int = 0,
     weights: str | None = None,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Targets:
     """Search the targets of `edits` on the model as it is at the session's start.
 
@@ -172,22 +183,33 @@ def compute_targets(
             only by rounding, which float32 and Adam can amplify to 1e-4 of the change.
         least_updates: of δ, before a low loss ends a search; `settings.steps` ends it anyhow.
         weights: as `settings_digest` has it.
-        progress: called with the number of finished edits and n.
+        progress: called with the number of finished edits and n, at several ranks of this one's.
+        ranks: that share the edits; each has all of them, and gets all targets.
 
     Raises:
         ModelError: no block above `layer`, or templates that hold no prompt.
         NumericError: a loss or a target is not finite.
+        RankError: a rank is gone, or has other edits or another model.
     """
     check_templates(templates)
     check_templates([settings.kl_prompt])
     if not 0 <= layer < model.n_layers - 1:
         raise ModelError(f"layer {layer} has no block above it, among {model.n_layers} blocks")
+    own_edits = edits_digest(edits)
+    own_settings = settings_digest(
+        model, layer=layer, templates=templates, settings=settings, weights=weights
+    )
+    ranks.agree("set of edits", own_edits)
+    ranks.agree("model or plan", own_settings)
     problems = [_problem(model, edit, templates, settings) for edit in edits]
     precision = torch.float64 if model.dtype == torch.float64 else torch.float32
     values = torch.zeros(model.d_model, len(edits), dtype=precision)
-    done = 0
     widths = [max(map(len, problem.rows)) for problem in problems]
-    for batch in batches_by_length(widths, batch_size):
+    # With few edits smaller batches, so that no rank is idle.
+    batch_size = min(batch_size, -(-len(edits) // ranks.size)) or 1
+    parts = ranks.split(list(batches_by_length(widths, batch_size)))
+    done, total = 0, sum(map(len, parts[ranks.rank]))
+    for batch in parts[ranks.rank]:
         searched = _search(
             model, layer, [problems[i] for i in batch], settings, least_updates=least_updates
         )
@@ -195,14 +217,9 @@ def compute_targets(
             values[:, batch[index]] = target.to("cpu", precision)
             done += 1
             if progress:
-                progress(done, len(edits))
-    return Targets(
-        values=values,
-        edits_digest=edits_digest(edits),
-        settings_digest=settings_digest(
-            model, layer=layer, templates=templates, settings=settings, weights=weights
-        ),
-    )
+                progress(done, total)
+    ranks.fill_rows(values.T, parts)
+    return Targets(values, own_edits, own_settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,18 +260,20 @@ class _Batch:
         self.problems = problems
         self.rows_each = len(problems[0].rows)
         self.input_ids = pad_rows(model, [row for problem in problems for row in problem.rows])
-        self.positions = torch.tensor(
-            [position for problem in problems for position in problem.subject_last],
-            device=model.device,
-        )
         block = model.block(layer)
         with torch.no_grad():
             with capturing_output(block) as captured, stopping_after(block):
                 model.forward(self.input_ids)
             self.hidden = captured.values
+        # Blocks may be on several devices: what is kept here is on that of the edited one.
+        self.device = self.hidden.device
+        self.positions = torch.tensor(
+            [position for problem in problems for position in problem.subject_last],
+            device=self.device,
+        )
         upper = record_upper_blocks(model, layer, self.input_ids)
         self.upper: UpperBlocks | None = upper if upper.is_faithful else None
-        first = torch.arange(len(problems), device=model.device) * self.rows_each
+        first = torch.arange(len(problems), device=self.device) * self.rows_each
         precision = torch.promote_types(model.dtype, torch.float32)
         self.start = self.hidden[first, self.positions[first]].to(precision)
 
@@ -271,12 +290,12 @@ class _Batch:
         if self.upper is not None:
             return self.upper(add_at(self.hidden[rows], positions, vectors))
         with adding_to_output(self.model.block(self.layer), positions, vectors):
-            return self.model.forward(self.input_ids[rows])
+            return self.model.forward(self.input_ids[rows.to(self.input_ids.device)])
 
     def row_indices(self, active: Sequence[int]) -> Tensor:
         """Rows of the active edits, in order."""
-        each = torch.arange(self.rows_each, device=self.model.device)
-        start = torch.tensor(active, device=self.model.device) * self.rows_each
+        each = torch.arange(self.rows_each, device=self.device)
+        start = torch.tensor(active, device=self.device) * self.rows_each
         return (start[:, None] + each).reshape(-1)
 
     def losses(
@@ -305,24 +324,23 @@ class _Batch:
                 token_of += problem.target
                 weight_of += [share] * count
                 edit_of += [slot] * count
-        device = self.model.device
-        picked = final[torch.tensor(row_of, device=device), torch.tensor(place_of, device=device)]
+        place = final.device
+        picked = final[torch.tensor(row_of, device=place), torch.tensor(place_of, device=place)]
         logits = self.model.logits(picked)
+        device = logits.device
         tokens = torch.tensor(token_of, device=device)
         nll = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
         weights = torch.tensor(weight_of, device=device, dtype=nll.dtype)
         loss = torch.zeros(len(active), device=device, dtype=nll.dtype).index_add(
             0, torch.tensor(edit_of, device=device), nll * weights
         )
-        essence_rows = torch.arange(len(active), device=device) * self.rows_each
-        essence_rows += self.rows_each - 1
-        essence_hidden = at_positions(
-            final[essence_rows], self.positions[self.row_indices(active)][essence_rows]
-        )
+        essence_rows = self.row_indices(active)[self.rows_each - 1 :: self.rows_each]
+        of_active = torch.arange(len(active), device=place) * self.rows_each + self.rows_each - 1
+        essence_hidden = at_positions(final[of_active], self.positions[essence_rows])
         essence = self.model.logits(essence_hidden).log_softmax(dim=-1)
         reference = essence.detach() if essence_start is None else essence_start
         divergence = (reference.exp() * (reference - essence)).sum(dim=-1)
-        return loss + kl_weight * divergence, essence
+        return (loss + kl_weight * divergence).to(self.device), essence
 
 
 def _search(

@@ -26,7 +26,8 @@
     │   ├── JournalError                    a journal: damaged, in use, or of another session
     │   └── MemoryFileError                 past edits: damaged, of another key or history
     ├── DeclinedError                   9   the operator looked at what was decided, and left
-    └── GridError                       10  some cells of a grid have no result, the others do
+    ├── GridError                       10  some cells of a grid have no result, the others do
+    └── RankError                       1   of processes that compute together, one is gone
     usage errors of the command line    2   (typer's own)
 
 Messages name the culprit and what to do. They never contain edit texts, keys, seeds or statistics.
@@ -233,3 +234,7 @@ class GridError(CollabEditError):
     """Some cells of a grid failed; the results of the others are kept."""
 
     exit_code = 10
+
+
+class RankError(CollabEditError):
+    """One of the processes that share a party's computation is gone, silent, or unlike the rest."""

@@ -29,6 +29,7 @@ from collabedit.cli import (
     simulate,
 )
 from collabedit.cli.console import errors_to_exit_codes
+from collabedit.cli.ranks import as_one_of_several, check_alone
 
 app = typer.Typer(
     name="collabedit",
@@ -59,15 +60,16 @@ def _print_version(show: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Show the version."
     ),
 ) -> None:
-    pass
+    check_alone(context, except_for=frozenset({"covariance", "party"}))
 
 
 def main() -> None:
     """Run the command line: the entry point of the `collabedit` program."""
-    with errors_to_exit_codes():
+    with errors_to_exit_codes(), as_one_of_several():
         app()
     sys.exit(0)

@@ -70,7 +70,9 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(help="Run this attack only; repeatable.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda ...; spread: over all GPUs.")
+    ] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List cells; load and run nothing.")
     ] = False,

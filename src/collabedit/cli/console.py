@@ -58,18 +58,18 @@ def errors_to_exit_codes() -> Iterator[None]:
     try:
         yield
     except CollabEditError as error:
-        _complain("; ".join((str(error), *getattr(error, "__notes__", ()))))
+        complain("; ".join((str(error), *getattr(error, "__notes__", ()))))
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if error.name in {"dask", "distributed", "pandas", "pyarrow", "scipy"}:
-            _complain(MISSING_EXPERIMENT_PACKAGES)
+            complain(MISSING_EXPERIMENT_PACKAGES)
         elif error.name in {"jinja2", "markupsafe", "sklearn"}:
-            _complain(MISSING_ATTACK_PACKAGES)
+            complain(MISSING_ATTACK_PACKAGES)
         elif error.name in {
             *("torch", "transformers", "safetensors"),
             *("matplotlib", "gguf", "peft"),
         }:
-            _complain(MISSING_PARTY_PACKAGES)
+            complain(MISSING_PARTY_PACKAGES)
         else:
             raise
         sys.exit(InputError.exit_code)
@@ -84,11 +84,12 @@ def errors_to_exit_codes() -> Iterator[None]:
         # A file that no layer below answers for: the disk is full, a directory is gone.
         if error.filename is None:
             raise
-        _complain(f"{error.filename}: {error.strerror}")
+        complain(f"{error.filename}: {error.strerror}")
         sys.exit(InputError.exit_code)
 
 
-def _complain(text: str) -> None:
+def complain(text: str) -> None:
+    """Print why a command ends, in one line."""
     terminal.print(Text.assemble(("error:", "bold red"), " ", text), soft_wrap=True)
 
 

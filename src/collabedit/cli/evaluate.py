@@ -29,7 +29,9 @@ def run(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
     dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda ...; spread: over all GPUs.")
+    ] = "auto",
 ) -> None:
     """Measure how well a model holds edits, and what else changed (docs/metrics.md)."""
     from collabedit.party.editing.ability import (

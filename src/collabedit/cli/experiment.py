@@ -40,7 +40,9 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(help="Run this method only; repeatable.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda ...; spread: over all GPUs.")
+    ] = "auto",
 ) -> None:
     """Run what has no result yet, then make tables and figures.
 

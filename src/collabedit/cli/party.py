@@ -31,6 +31,7 @@ from collabedit.cli.credentials import (
 from collabedit.cli.memory import MemoryOption, OwnMemory, selection_report, tell_selection
 from collabedit.cli.memory import app as memory_app
 from collabedit.cli.plan import check_ckks, check_count
+from collabedit.cli.ranks import check_alone, use_ranks
 from collabedit.cli.reassertion import FILE as REASSERTIONS_FILE
 from collabedit.cli.reassertion import (
     ReassertCountOption,
@@ -61,6 +62,7 @@ from collabedit.proto.evidence_file import EvidenceFolder
 
 if TYPE_CHECKING:
     from collabedit.party.editing.model import EditableModel
+    from collabedit.party.editing.ranks import Ranks
     from collabedit.party.editing.reassertion import Reassertions, Wish
     from collabedit.party.editing.selection import Selection
     from collabedit.party.editing.targets import Targets
@@ -77,7 +79,9 @@ EditsOption: TypeAlias = Annotated[
 WorkOption: TypeAlias = Annotated[
     Path, typer.Option("--work", help="Private directory for targets, update and report.")
 ]
-DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="auto, cpu, cuda ...")]
+DeviceOption: TypeAlias = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda ...; spread: over all GPUs.")
+]
 ThreadsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
@@ -194,7 +198,9 @@ def _assessment_text(plan: Plan, path: Path | None) -> str | None:
     return text
 
 
-def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: Path) -> "Targets":
+def _targets(
+    plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: Path, ranks: "Ranks"
+) -> "Targets":
     """Read the targets that `prepare` left, or compute them now and leave them."""
     from collabedit.party.editing.editor import edited_layers, start_weights, target_settings
     from collabedit.party.editing.selection import distances
@@ -204,7 +210,7 @@ def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: 
     settings = target_settings(plan.editing)
     templates = plan.editing.context_templates
     weights = start_weights(plan)
-    if path.exists():
+    if ranks.decide(path.exists()):
         say(f"using the targets in {path}")
         targets = load_targets(
             path,
@@ -212,6 +218,7 @@ def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: 
             settings_digest=settings_digest(
                 model, layer=layer, templates=templates, settings=settings, weights=weights
             ),
+            ranks=ranks,
         )
     else:
         with progress_bar("targets") as advance:
@@ -223,11 +230,15 @@ def _targets(plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: 
                 settings=settings,
                 weights=weights,
                 progress=advance,
+                ranks=ranks,
             )
-        targets.save(path)
+        if ranks.is_first:
+            targets.save(path)
     if plan.editing.skip_residual is not None and targets.distances is None:
-        targets = replace(targets, distances=distances(model, edits, targets, layer))
-        targets.save(path)
+        found = distances(model, edits, targets, layer, ranks=ranks)
+        targets = replace(targets, distances=found)
+        if ranks.is_first:
+            targets.save(path)
     return targets
 
 
@@ -235,10 +246,11 @@ def _requests(
     model: "EditableModel", memory: OwnMemory, wish: "Wish | None", work: Path, *, resumes: bool
 ) -> tuple["Selection", Recollection, "Reassertions | None"]:
     """Decide which edits are edited, which past ones and what else is brought, and say so."""
+    from collabedit.party.editing.ranks import ALONE
     from collabedit.party.editing.selection import select_edits
 
     plan = memory.plan
-    targets = _targets(plan, model, memory.edits, work / TARGETS_FILE)
+    targets = _targets(plan, model, memory.edits, work / TARGETS_FILE, ALONE)
     chosen = select_edits(memory.edits, targets, plan.editing.skip_residual)
     recollection = memory.recall(chosen.held)
     tell_selection(plan, chosen.held, recollection)
@@ -264,6 +276,11 @@ def _checked_ledger(
     return ledger
 
 
+@app.callback()
+def _root(context: typer.Context) -> None:
+    check_alone(context, except_for=frozenset({"prepare"}))
+
+
 @app.command("prepare")
 def prepare(
     plan_file: PlanOption,
@@ -277,20 +294,26 @@ def prepare(
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
-    """Compute the targets of one's edits offline, the longest part of taking part."""
+    """Compute the targets of one's edits offline, the longest part of taking part.
+
+    Several processes share the edits if `torchrun` starts them (docs/several-devices.md).
+    """
     from collabedit.party.editing.editor import load_plan_model
     from collabedit.party.editing.selection import select_edits
 
+    ranks, device = use_ranks(device)
     plan = load_plan(plan_file)
     records = _own_edits(plan, name, edits)
     wish = read_wish(plan, name, records, work, file=reassert, count=reassert_count)
-    _prepare_directory(work)
+    if ranks.is_first:
+        _prepare_directory(work)
     _use_threads(threads)
     loaded = load_plan_model(plan, model, device=device, previous=previous or ())
-    targets = _targets(plan, loaded, records, work / TARGETS_FILE)
+    targets = _targets(plan, loaded, records, work / TARGETS_FILE, ranks)
     say(f"{len(records)} targets are in {work / TARGETS_FILE} (private)")
     chosen = select_edits(records, targets, plan.editing.skip_residual)
-    made = take_reassertions(plan, loaded, wish, chosen, work)
+    made = take_reassertions(plan, loaded, wish, chosen, work, ranks=ranks)
+    ranks.finish()
     if made is not None:
         say(f"{len(made.facts)} re-assertions are in {work / REASSERTIONS_FILE} (private)")
 

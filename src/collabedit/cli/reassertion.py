@@ -16,6 +16,7 @@ from collabedit.plan import Plan
 
 if TYPE_CHECKING:
     from collabedit.party.editing.model import EditableModel
+    from collabedit.party.editing.ranks import Ranks
     from collabedit.party.editing.reassertion import Reassertions, Wish
     from collabedit.party.editing.selection import Selection
 
@@ -83,6 +84,7 @@ def take_reassertions(
     *,
     past: Sequence[Edit] = (),
     resumes: bool = False,
+    ranks: "Ranks | None" = None,
 ) -> "Reassertions | None":
     """Read the re-assertions that `prepare` left, or make them now and leave them.
 
@@ -94,12 +96,14 @@ def take_reassertions(
         work: the party's directory.
         past: past edits; what they are about is left alone.
         resumes: whether a session goes on that began with re-assertions of its own.
+        ranks: that share the search (`reassertion.make_reassertions`); None is one process.
 
     Raises:
         InputError: those that are there were made for something else, there are too few facts, or
             those of a session that goes on are gone.
     """
     from collabedit.party.editing.editor import edited_layers, start_weights, target_settings
+    from collabedit.party.editing.ranks import ALONE
     from collabedit.party.editing.reassertion import (
         Search,
         load_reassertions,
@@ -112,6 +116,7 @@ def take_reassertions(
     if not chosen.edits:
         say("the model satisfies all edits already: nothing is re-asserted beside them")
         return None
+    ranks = ranks or ALONE
     path, layer = work / FILE, edited_layers(plan.editing)[-1]
     search = Search(
         model,
@@ -119,8 +124,11 @@ def take_reassertions(
         tuple(plan.editing.context_templates),
         target_settings(plan.editing),
         start_weights(plan),
+        ranks,
     )
-    if path.exists():
+    if ranks.decide(path.exists()):
+        if not ranks.is_first:
+            return None
         say(f"using the re-assertions in {path}")
         made = load_reassertions(path, search, wish)
     elif resumes:

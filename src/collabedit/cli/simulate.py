@@ -167,7 +167,9 @@ def run(
     length_units: LengthUnitsOption = None,
     record: RecordOption = None,
     out: Annotated[Path | None, typer.Option(help="Report to write, JSON.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda ...; spread: over all GPUs.")
+    ] = "auto",
 ) -> None:
     """Run the deployed protocol over a lossy in-memory network, with throw-away keys."""
     from collabedit.party.editing.covariance import load_covariance
