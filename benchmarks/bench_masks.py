@@ -1,7 +1,8 @@
 """Masking at a party: a contribution of 2^20 numbers, nine pairwise masks and the self mask.
 
 The limit is the work that no masking can do without: the same keystreams (AES-256-GCM over zeros)
-and the same additions, on tiles that stay in cache, with nothing around them. The peer is the
+and the same additions, on tiles that stay in cache, with nothing around them; the keystreams alone
+are another one, of which `share_of_aes_rate` speaks. The peer is the
 fastest generator that is at hand without cryptography, numpy's PCG64: masks drawn from it would be
 no masks.
 """
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from plans import create_identities, create_plan
 from timing import milliseconds, time_in_turn, write_record
 
-from collabedit.crypto.keystream import Keystream
+from collabedit.crypto.keystream import Keystream, buffer_bytes
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import RingArray, to_bytes
 from collabedit.exchange import TileLayout, encode_frame, plan_encoding
@@ -24,8 +25,17 @@ ELEMENTS = 1 << 20
 PARTIES = 10
 TASK = TaskIndex(0)
 LIMIT = "limit: AES-256-GCM keystream and add"
+STREAM = "limit: AES-256-GCM keystream"
 LIMIT_TILE = 1 << 18
 """Bytes; keystream, sum and zeros fit a core's second-level cache."""
+
+
+def bare_stream(elements: int, keys: list[AESGCM]) -> None:
+    zeros, buffer = bytes(LIMIT_TILE), np.empty(LIMIT_TILE + 16, dtype=np.uint8)
+    for number in range(8 * elements // LIMIT_TILE):
+        nonce = number.to_bytes(12, "big")
+        for key in keys:
+            key.encrypt_into(nonce, zeros, None, buffer.data)
 
 
 def limit(vector: RingArray, keys: list[AESGCM]) -> None:
@@ -62,6 +72,13 @@ def compare(tile_bytes: int) -> list[dict[str, object]]:
     )
     keys = [AESGCM(os.urandom(32)) for _ in range(PARTIES)]
 
+    buffer = np.empty(buffer_bytes(layout.per_tile, encoding.ring), dtype=np.uint8)
+
+    def masks_only() -> None:
+        for index in range(layout.tiles):
+            for mask in masks:
+                mask.keystream.tile(index, layout.per_tile, encoding.ring, out=buffer)
+
     def mask_only() -> None:
         for index in range(layout.tiles):
             mask_tile(scratch[layout.bounds(index)], tile_index=index, masks=masks)
@@ -77,7 +94,9 @@ def compare(tile_bytes: int) -> list[dict[str, object]]:
     times = time_in_turn(
         {
             LIMIT: lambda: limit(scratch, keys),
+            STREAM: lambda: bare_stream(ELEMENTS, keys),
             "peer: numpy PCG64 and add, no security": lambda: numpy_peer(scratch),
+            "keystreams of all masks": masks_only,
             "mask_tile": mask_only,
             "fixed point encoding": lambda: encoding.encode(reals),
             "frames with SHA-256": frame_only,
@@ -91,6 +110,7 @@ def compare(tile_bytes: int) -> list[dict[str, object]]:
             "tile_kib": tile_bytes >> 10,
             **milliseconds(timed),
             "ratio_to_limit": round(timed.cpu / times[LIMIT].cpu, 3),
+            "share_of_aes_rate": round(times[STREAM].cpu / timed.cpu, 3),
         }
         for name, timed in times.items()
     ]

@@ -23,12 +23,14 @@ def create_plan(
     tile_bytes: int = 1 << 20,
     corruptions: int | None = None,
     encrypted: bool = False,
+    ring_bits: int = 64,
 ) -> Plan:
     """Make a plan of one layer whose contributions have (mapped + outputs)·capacity elements.
 
     `corruptions` asks for a sparse graph, None for the full one; `encrypted` for CKKS ciphertexts,
-    which go with closed sums alone.
+    which go with closed sums alone. Numbers are up to 8 in the ring of 32 bits, 1e4 in that of 64.
     """
+    fractional_bits, magnitude_bound = (32, 10000.0) if ring_bits == 64 else (24, 8.0)
     parties = len(identities) - 1
     listed = [
         {
@@ -78,9 +80,9 @@ def create_plan(
                 "backend": "ckks" if encrypted else "masked",
                 "statistics": "sketch",
                 "capacity": capacity,
-                "ring_bits": 64,
-                "fractional_bits": 32,
-                "magnitude_bound": 10000.0,
+                "ring_bits": ring_bits,
+                "fractional_bits": fractional_bits,
+                "magnitude_bound": magnitude_bound,
                 "tile_bytes": tile_bytes,
                 "test_matrix_seed": "00" * 32,
             },

@@ -67,7 +67,8 @@ def main() -> None:
         tracemalloc.stop()
         size = sum(map(len, sent[Key.MASKED_PARAMETERS]))
         answer = {"cpu": cpu, "wall": wall, "peak": peak, "bytes": size, "version": version("flwr")}
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

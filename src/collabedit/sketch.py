@@ -334,7 +334,7 @@ def merge_sketch(
 
 
 def _spectral_norm(matrix: Matrix) -> float:
-    """Return ‖M‖₂ of a square matrix by the eigenvalues of MᵀM: four times as fast as by its SVD."""
+    """Return ‖M‖₂ of a square matrix by the eigenvalues of MᵀM, which are cheaper than its SVD."""
     return float(np.sqrt(max(np.linalg.eigvalsh(matrix.T @ matrix)[-1], 0.0)))
 
 
