@@ -25,36 +25,29 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 from plans import create_identities, create_plan
+from sessions import FixedEditor, Gauge, Setting
 from timing import write_record
 
-from collabedit.acceptance import Measures
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.journal import Journal
-from collabedit.aggregator.service import AggregatorServer, ServerTls
-from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
+from collabedit.aggregator.service import AggregatorServer
+from collabedit.crypto.certificates import create_authority
 from collabedit.crypto.ckks.encryption import encrypt_integers
 from collabedit.crypto.ckks.keys import SecretKey
 from collabedit.crypto.ckks.packing import Packing
 from collabedit.crypto.ckks.parameters import CkksParameters
 from collabedit.crypto.rng import SystemRandomness
-from collabedit.crypto.signing import SigningKey
-from collabedit.editing import Layer
-from collabedit.ids import AGGREGATOR, LayerIndex, PartyId
-from collabedit.party.client import ClientTls, GrpcChannel
-from collabedit.party.decisions import Decision
+from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.party.journal import PartyJournal
 from collabedit.party.member import Member
 from collabedit.party.pieces import seal_temporarily
 from collabedit.party.session import run_session
-from collabedit.plan import Plan
-from collabedit.sketch import LowRankUpdate, Matrix
 
 PARTIES = 3
 MAPPED, OUTPUTS = 6144, 2048
@@ -67,73 +60,7 @@ Peaks = dict[str, float]
 """MiB beyond what was there when the phase began, by phase."""
 
 
-class Gauge:
-    """Peak memory of this process, phase after phase."""
-
-    def __init__(self, phase: str) -> None:
-        self.peaks: Peaks = {}
-        self._phase = phase
-        self._begin()
-
-    def _begin(self) -> None:
-        # What was freed is given back first: a phase must not find room that another one left.
-        _LIBC.malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        self._before = _memory("VmRSS")
-
-    def enter(self, phase: str) -> None:
-        """End the phase that runs, and begin another one."""
-        used = max(0.0, _memory("VmHWM") - self._before)
-        self.peaks[self._phase] = max(self.peaks.get(self._phase, 0.0), used)
-        self._phase = phase
-        self._begin()
-
-
-def _memory(field: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (line,) = [line for line in lines if line.startswith(f"{field}:")]
-    return int(line.split()[1]) / 1024
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What every process is given; identities as PEM, by id."""
-
-    plan: Plan
-    identities: dict[PartyId, bytes]
-    authority: Authority
-    directory: Path
-
-
-class FixedEditor:
-    """One edit of random statistics."""
-
-    def __init__(self, party: PartyId) -> None:
-        rng = np.random.default_rng(party)
-        self._pair = (rng.normal(size=(MAPPED, 1)) * 0.1, rng.normal(size=(OUTPUTS, 1)))
-
-    def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
-        """See `Editor`."""
-        return [self._pair for _ in layers]
-
-    def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int]) -> None:
-        """See `Editor`."""
-
-    def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
-        """See `Editor`."""
-
-    def rollback(self) -> None:
-        """See `Editor`."""
-
-    def measure(self) -> Measures:
-        """See `Editor`."""
-        return Measures(efficacy=1.0, neighbourhood=1.0, perplexity=1.0)
-
-
 def aggregate(setting: Setting, pipe: Connection) -> None:
-    hosts = ["localhost", "127.0.0.1"]
-    issued = issue_certificate(setting.authority, name="aggregator", hosts=hosts, lifetime_days=2)
-    tls = ServerTls(issued.certificate_pem, issued.key_pem, setting.authority.certificate_pem)
     place = setting.directory / "aggregator"
     place.mkdir()
     gauge = Gauge("start")
@@ -146,13 +73,13 @@ def aggregate(setting: Setting, pipe: Connection) -> None:
 
     coordinator = Coordinator(
         setting.plan,
-        SigningKey.from_pem(setting.identities[AGGREGATOR]),
+        setting.identity(AGGREGATOR),
         directory=place,
         randomness=SystemRandomness(),
         journal=Journal(place / "journal.sqlite"),
         observer=observe,
     )
-    with AggregatorServer(coordinator, address="127.0.0.1:0", tls=tls) as server:
+    with AggregatorServer(coordinator, address="127.0.0.1:0", tls=setting.server_tls()) as server:
         gauge.enter("receive, check, add, offer")
         pipe.send(server.port)
         server.run()
@@ -162,15 +89,7 @@ def aggregate(setting: Setting, pipe: Connection) -> None:
 
 
 def take_part(setting: Setting, party: PartyId, port: int, pipe: Connection) -> None:
-    plan, identity = setting.plan, SigningKey.from_pem(setting.identities[party])
-    issued = issue_certificate(
-        setting.authority, name=plan.party_name(party), hosts=[], lifetime_days=2
-    )
-    channel = GrpcChannel(
-        f"127.0.0.1:{port}",
-        tls=ClientTls(issued.certificate_pem, issued.key_pem, setting.authority.certificate_pem),
-        server_name="aggregator",
-    )
+    plan = setting.plan
     work = setting.directory / plan.party_name(party)
     work.mkdir()
     phases = {
@@ -188,9 +107,9 @@ def take_part(setting: Setting, party: PartyId, port: int, pipe: Connection) -> 
 
     with PartyJournal(work, randomness=SystemRandomness()) as journal:
         run_session(
-            Member(plan, party, identity, SystemRandomness()),
-            channel,
-            FixedEditor(party),
+            Member(plan, party, setting.identity(party), SystemRandomness()),
+            setting.channel(party, port),
+            FixedEditor(plan, party),
             journal=journal,
             observer=observe,
             processes=1,
