@@ -209,7 +209,7 @@ def reassemble(
     frames: Iterable[Delivery], *, layout: TileLayout, ring: Ring
 ) -> dict[PartyId, RingArray]:
     """Put the frames of each party together; parties with a gap are left out."""
-    payloads: dict[PartyId, dict[int, bytes]] = {}
+    payloads: dict[PartyId, dict[int, bytes | memoryview]] = {}
     for delivery in frames:
         try:
             tile = decode_frame(delivery.data, layout=layout)

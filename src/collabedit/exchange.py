@@ -55,7 +55,7 @@ class Tile:
     """One verified piece of an upload: `payload` holds whole ring elements, little-endian."""
 
     index: int
-    payload: bytes
+    payload: bytes | memoryview
     digest: bytes
 
     def __repr__(self) -> str:
@@ -96,7 +96,7 @@ def decode_frame(frame: bytes, *, layout: "TileLayout") -> Tile:
         raise MalformedMessageError("frame does not start with CET1")
     if index >= layout.tiles:
         raise MalformedMessageError(f"tile {index} of {layout.tiles}")
-    payload = frame[FRAME_OVERHEAD:]
+    payload = memoryview(frame)[FRAME_OVERHEAD:]
     if size != len(payload) or size != layout.tile_bytes(index):
         raise MalformedMessageError(
             f"tile {index} has {len(payload)} bytes, must have {layout.tile_bytes(index)}"

@@ -34,6 +34,7 @@ EXPECTED: dict[type[CollabEditError], grpc.StatusCode] = {
     errors.AcceptanceError: STATUS.INTERNAL,
     errors.DeclinedError: STATUS.INTERNAL,
     errors.GridError: STATUS.INTERNAL,
+    errors.RankError: STATUS.INTERNAL,
     errors.MemoryFileError: STATUS.RESOURCE_EXHAUSTED,
     RefusalError: STATUS.FAILED_PRECONDITION,
     errors.StorageError: STATUS.RESOURCE_EXHAUSTED,
