@@ -22,7 +22,7 @@ FUZZ_SEED ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments audit-demo clean
+.PHONY: help demo test test-slow test-network check format protos bench bench-all bench-peers bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments audit-demo clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -30,7 +30,9 @@ help:
 	@echo "make test-network  processes between network namespaces, needs root (about 7 minutes)"
 	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh"
 	@echo "make protos     regenerate proto/v1 from the .proto files"
-	@echo "make bench      benchmarks, JSON under out/bench"
+	@echo "make bench      the main benchmarks: JSON, a page and a plot under out/bench (about 6 minutes)"
+	@echo "make bench-all  all of them"
+	@echo "make bench-peers  a client beside Flower's, which is installed under out/peers"
 	@echo "make bench-ckks CKKS beside TenSEAL's and NVFlare's settings and masked sums; memory of a session"
 	@echo "make dropout-matrix  lose parties in every round: exact sum or clean abort (about 10 minutes)"
 	@echo "make parity-table  every editor's merged update against its centralised closed form"
@@ -94,9 +96,24 @@ protos: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src \
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=src src/collabedit/proto/v1/*.proto
 
+# What is asked of this project, and the page; `bench-all` is everything that has no extra to install.
+BENCHES ?= masks peers merge transport targets scale
 bench: $(VENV)/.dev
-	mkdir -p out/bench
+	for name in $(BENCHES); do $(BIN)/python benchmarks/bench_$$name.py || exit 1; done
+	$(BIN)/python benchmarks/page.py
+
+bench-all: $(VENV)/.dev
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/page.py
+
+# Peers have packages of their own, which would not go with ours: a virtual environment apart.
+out/peers/.flower:
+	$(PYTHON) -m venv out/peers
+	out/peers/bin/pip install --quiet "flwr>=1.41,<1.43"
+	@touch $@
+
+bench-peers: $(VENV)/.dev out/peers/.flower
+	$(BIN)/python benchmarks/bench_peers.py
 
 bench-ckks: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_ckks.py

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 OUTPUT = Path(__file__).parents[1] / "out" / "bench"
 
 
@@ -68,7 +70,9 @@ def write_record(name: str, rows: list[dict[str, object]], **settings: object) -
     record = {
         "benchmark": name,
         "python": platform.python_version(),
+        "numpy": np.__version__,
         "machine": platform.machine(),
+        "processor": _processor(),
         "cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "settings": settings,
@@ -79,6 +83,16 @@ def write_record(name: str, rows: list[dict[str, object]], **settings: object) -
     sys.stdout.write(f"{name}  {json.dumps(settings)}\n")
     for row in rows:
         sys.stdout.write("  " + "  ".join(f"{key}={_short(row[key])}" for key in row) + "\n")
+
+
+def _processor() -> str:
+    """Return the processor's name as Linux has it, else what Python knows of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _short(value: object) -> str:
