@@ -4,11 +4,11 @@
 
 The peer is MEMIT's `compute_z` as published (kmeng01/memit, `memit/compute_z.py`): one edit at a
 time, all its rows in one batch, the whole model from the embeddings at every step, and logits at
-every position. Both make the same number of steps, because no edit may stop early. Without
-`--model`, a random Llama of eight blocks stands in: its times say nothing about a real model, the
-ratio says something about the two ways. One thread serves both, as threads that wait for each other
-on a busy machine would be all that is measured. The largest difference of a z* in units of its δ
-is reported.
+every position. Both make the same number of steps, because no edit may stop early. Without a
+model, the demo's if nothing is said (`make demo` fetches it), a random Llama of eight blocks
+stands in: its times say nothing about a real model, the ratio says something about the two ways.
+One thread serves both, as threads that wait for each other on a busy machine would be all that is
+measured. The largest difference of a z* in units of its δ is reported.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from collabedit.party.editing.targets import TargetSettings, compute_targets
 from collabedit.party.editing.tokens import pad_rows, place_subject, subject_row, target_ids
 from collabedit.party.edits import Edit
 
+DEMO_MODEL = Path(".cache/collabedit/smollm2-135m-instruct")
 SETTINGS = TargetSettings(
     learning_rate=0.1, steps=8, clamp_factor=4.0, weight_decay=1e-3, stop_loss=0.0
 )
@@ -117,31 +118,37 @@ def search_one(model: EditableModel, edit: Edit, layer: int) -> tuple[Tensor, Te
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="model directory; a random one if left out")
-    parser.add_argument("--layer", type=int, default=5, help="last edited layer")
-    parser.add_argument("--edits", type=int, default=len(FACTS), choices=range(1, len(FACTS) + 1))
+    parser.add_argument(
+        "--model", type=Path, default=DEMO_MODEL, help="model directory; a random one if missing"
+    )
+    parser.add_argument("--layer", type=int, help="last edited layer: 8, of the random model 5")
+    parser.add_argument("--edits", type=int, default=4, choices=range(1, len(FACTS) + 1))
     arguments = parser.parse_args()
+    is_real = arguments.model.exists()
+    layer = arguments.layer or (8 if is_real else 5)
     edits = [
         Edit(case_id=str(number), prompt=prompt, subject=subject, target_new=target)
         for number, (prompt, subject, target) in enumerate(FACTS[: arguments.edits])
     ]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
-        model = load_model(arguments.model or build_model(Path(directory)), device="cpu")
+        model = load_model(
+            arguments.model if is_real else build_model(Path(directory)), device="cpu"
+        )
     found: dict[str, Tensor] = {}
 
     def batched(batch_size: int) -> None:
         found[f"{batch_size} in a batch"] = compute_targets(
             model,
             edits,
-            layer=arguments.layer,
+            layer=layer,
             templates=CONTEXT_TEMPLATES,
             settings=SETTINGS,
             batch_size=batch_size,
         ).values
 
     def one_by_one() -> None:
-        pairs = [search_one(model, edit, arguments.layer) for edit in edits]
+        pairs = [search_one(model, edit, layer) for edit in edits]
         found["peer"] = torch.stack([target for target, _ in pairs], dim=1)
         found["delta"] = torch.stack([delta for _, delta in pairs], dim=1)
 
@@ -172,8 +179,8 @@ def main() -> None:
     write_record(
         "targets",
         rows,
-        model=arguments.model.name if arguments.model else "random Llama, 8 blocks",
-        layer=arguments.layer,
+        model=arguments.model.name if is_real else "random Llama, 8 blocks",
+        layer=layer,
         blocks=model.n_layers,
         edits=len(edits),
         rows_each=len(CONTEXT_TEMPLATES) + 1,
