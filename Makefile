@@ -74,7 +74,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow --timeout 900 --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m slow --timeout 900 --numprocesses 2 --dist loadfile --durations 30
 
 # Its own result is out/network.json; if nothing could run, it fails.
 test-network: $(VENV)/.dev
