@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from collabedit.aggregator.journal import Journal
-from collabedit.ahead import in_order
+from collabedit.ahead import in_order, usable_threads
 from collabedit.crypto.masking import SignedMask, unmask_tile
 from collabedit.crypto.ring import Ring, RingArray, add_into, to_bytes
 from collabedit.durable import sync
@@ -277,7 +277,8 @@ class TileStore:
             unmask_tile(tile, tile_index=index, masks=masks)
 
         parties = sorted(survivors)
-        for _ in in_order(open_tile, layout.tiles):
+        threads = usable_threads(layout.elements * layout.element_bytes)
+        for _ in in_order(open_tile, layout.tiles, threads=threads):
             pass
         return total
 

@@ -11,7 +11,7 @@ items in a counting task and K̃ and R with closed sums. So one task never has t
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
-from collabedit.ahead import in_order
+from collabedit.ahead import in_order, usable_threads
 from collabedit.ciphertexts import Words, seeds_digest, upload_seeds
 from collabedit.crypto.kdf import SECRET_BYTES
 from collabedit.crypto.masking import SignedMask, mask_tile
@@ -66,8 +66,9 @@ class MaskedUpload:
         Tiles in `skip` are masked, too, since the root covers them, but not yielded.
         """
         # Ciphertexts are read from a file that keeps its place, and have no masks.
-        threads = None if self.masks else 1
-        for index, frame in enumerate(in_order(self._frame, self.layout.tiles, threads=threads)):
+        size = self.layout.elements * self.layout.element_bytes if self.masks else 0
+        frames = in_order(self._frame, self.layout.tiles, threads=usable_threads(size))
+        for index, frame in enumerate(frames):
             if index not in skip:
                 yield frame
 

@@ -15,12 +15,18 @@ T = TypeVar("T")
 MOST_THREADS: Final = 4
 """Beyond it a tile's arithmetic waits for memory; a party's machine has other work besides."""
 
-FEWEST_TILES: Final = 4
-"""Below it threads cost more than they save."""
+LEAST_BYTES: Final = 1 << 20
+"""Of a vector that several threads work on; with less they cost more than they save."""
 
 
-def usable_threads() -> int:
-    """Return how many threads of this process work on tiles: its cores, up to `MOST_THREADS`."""
+def usable_threads(size: int) -> int:
+    """Return how many threads of this process work on a vector: its cores, up to `MOST_THREADS`.
+
+    Args:
+        size: of the vector, in bytes.
+    """
+    if size < LEAST_BYTES:
+        return 1
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
@@ -28,9 +34,7 @@ def usable_threads() -> int:
     return min(cores, MOST_THREADS)
 
 
-def in_order(
-    work: Callable[[int], T], tiles: int, *, threads: int | None = None
-) -> Generator[T, None, None]:
+def in_order(work: Callable[[int], T], tiles: int, *, threads: int) -> Generator[T, None, None]:
     """Yield `work(0)`, `work(1)`, ... in order, each done by one of several threads.
 
     At most two results a thread are done or under way before they are taken. An error is raised
@@ -39,19 +43,17 @@ def in_order(
     Args:
         work: safe to call from several threads at once.
         tiles: how many.
-        threads: that work; `usable_threads()` if left out. With 1, or fewer than `FEWEST_TILES`
-            tiles, all is done by the caller's.
+        threads: that work, see `usable_threads`; with 1 all is done by the caller's.
     """
-    count = usable_threads() if threads is None else threads
-    if count < 2 or tiles < FEWEST_TILES:
+    if threads == 1:
         yield from map(work, range(tiles))
         return
-    with ThreadPoolExecutor(count, thread_name_prefix="tiles") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="tiles") as pool:
         under_way: deque[Future[T]] = deque()
         try:
             for index in range(tiles):
                 under_way.append(pool.submit(work, index))
-                if len(under_way) == 2 * count:
+                if len(under_way) == 2 * threads:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()

@@ -146,8 +146,10 @@ class LowRankUpdate:
         left, right = q_left @ u[:, :kept], vt[:kept] @ q_right.T
         largest = np.abs(left).argmax(axis=0)
         signs = np.sign(left[largest, np.arange(kept)])
-        root = np.sqrt(values[:kept])
-        return LowRankUpdate(left * (signs * root), right * (signs * root)[:, None])
+        scale = signs * np.sqrt(values[:kept])
+        left *= scale
+        right *= scale[:, None]
+        return LowRankUpdate(left, right)
 
     def to_bytes(self) -> bytes:
         """Encode as SPEC 6.3: header, `left` and `right` as little-endian float64, row-major."""

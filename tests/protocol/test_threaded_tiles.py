@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collabedit import ahead
+from collabedit.aggregator import tiles as tiles_module
 from collabedit.aggregator.tiles import TileStore
 from collabedit.crypto.keystream import Keystream
 from collabedit.crypto.masking import SignedMask, mask_tile
 from collabedit.crypto.ring import Ring, RingArray, to_bytes
 from collabedit.exchange import TileLayout, decode_frame, encode_frame
 from collabedit.ids import PartyId, TaskIndex
+from collabedit.party import contribution as contribution_module
 from collabedit.party.contribution import masked_upload
 from tests.support.federations import build_federation
 
@@ -25,7 +26,8 @@ KEYS = [os.urandom(32) for _ in range(3)]
 
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "usable_threads", lambda: 4)
+    for module in (contribution_module, tiles_module):
+        monkeypatch.setattr(module, "usable_threads", lambda _size: 4)
 
 
 def masks(*signs: int) -> tuple[SignedMask, ...]:

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from collabedit.ahead import FEWEST_TILES, in_order
+from collabedit.ahead import LEAST_BYTES, MOST_THREADS, in_order, usable_threads
 
 
 def test_results_come_in_order_whoever_is_done_first() -> None:
@@ -44,8 +44,16 @@ def test_an_error_is_raised_where_its_result_would_be_and_ends_the_work() -> Non
     assert not [each for each in threading.enumerate() if each.name.startswith("tiles")]
 
 
-@pytest.mark.parametrize(("tiles", "threads"), [(50, 1), (FEWEST_TILES - 1, 4)])
-def test_little_work_is_done_by_the_caller(tiles: int, threads: int) -> None:
-    by = set(in_order(lambda _index: threading.get_ident(), tiles, threads=threads))
+def test_one_thread_is_the_callers() -> None:
+    by = set(in_order(lambda _index: threading.get_ident(), 50, threads=1))
     assert by == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_tile_is_no_work(threads: int) -> None:
     assert list(in_order(lambda index: index, 0, threads=threads)) == []
+
+
+def test_short_vectors_have_one_thread() -> None:
+    assert usable_threads(LEAST_BYTES - 1) == 1
+    assert 1 <= usable_threads(LEAST_BYTES) <= MOST_THREADS
