@@ -265,7 +265,7 @@ class TileStore:
         Raises:
             DamagedUploadError: a stored contribution is gone, too short or altered.
         """
-        layout = self._layout
+        layout, parties = self._layout, sorted(survivors)
         total: RingArray = np.zeros(layout.elements, dtype=ring.dtype)
 
         def open_tile(index: int) -> None:
@@ -276,7 +276,6 @@ class TileStore:
                 add_into(tile, self.read(party, ring=ring, bounds=bounds))
             unmask_tile(tile, tile_index=index, masks=masks)
 
-        parties = sorted(survivors)
         threads = usable_threads(layout.elements * layout.element_bytes)
         for _ in in_order(open_tile, layout.tiles, threads=threads):
             pass

@@ -20,7 +20,7 @@ from collabedit.cli.gridding import (
     ThreadsOption,
     WorkersOption,
     chosen_cluster,
-    grid_progress,
+    run_grid,
 )
 from collabedit.errors import AcceptanceError, InputError
 
@@ -91,7 +91,6 @@ def run(
     from collabedit.experiments.deal import load_pool
     from collabedit.experiments.schema import Measures
     from collabedit.experiments.shared import bench_for
-    from collabedit.grid import run_jobs
 
     audit, (known, faults) = load_audit(config), discover()
     for name, fault in faults.items():
@@ -118,20 +117,15 @@ def run(
     if is_recorded(folder.directory):
         raise InputError(f"{folder.directory}: holds an audit of recordings; choose another")
     folder.begin(config, jobs, known, data=pool.name)
-    store = folder.store
-    pending = [job for job in jobs.jobs if not store.finished(job.id)]
-    say(f"{len(jobs.jobs)} cells, {len(pending)} to run; results in {folder.directory}")
     began = time.monotonic()
-    needed = {name for job in pending for name in job.after}
-    shared = sum(job.id in needed for job in jobs.preparations)
-    with grid_progress(len(pending), shared, title="attacks") as report:
-        run_jobs(
-            jobs.jobs,
-            store,
-            cluster=chosen_cluster(workers, threads, scheduler),
-            preparations=jobs.preparations,
-            report=report,
-        )
+    run_grid(
+        jobs.jobs,
+        folder.store,
+        preparations=jobs.preparations,
+        cluster=chosen_cluster(workers, threads, scheduler),
+        title="cells",
+        place=folder.directory,
+    )
     say(f"{time.monotonic() - began:.0f} s")
     write_report(folder.directory).raise_if_failed()
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collabedit.cli.console import PreviousOption, say
+from collabedit.cli.console import PreviousOption
 from collabedit.cli.gridding import (
     CACHE,
     CacheOption,
@@ -14,7 +14,7 @@ from collabedit.cli.gridding import (
     ThreadsOption,
     WorkersOption,
     chosen_cluster,
-    grid_progress,
+    run_grid,
 )
 from collabedit.errors import InputError
 
@@ -79,7 +79,6 @@ def run(
     from collabedit.cli.audit import write_report
     from collabedit.experiments.deal import load_pool
     from collabedit.experiments.schema import DataSource
-    from collabedit.grid import run_jobs
 
     entries = chosen_entries(*discover(), only or ())
     chosen = _prior(prior)
@@ -103,19 +102,14 @@ def run(
         folder = RecordedFolder(out or Path("out/audit") / f"{session.plan.name}-recorded")
         counted = sum(len(own) for party, own in brought.edits.items() if party in session.summed)
         folder.begin(audit, jobs, entries, edits=counted)
-    attacks = list(jobs.attacks.values())
-    pending = [job for job in attacks if not folder.store.finished(job.id)]
-    say(f"{len(attacks)} attacks, {len(pending)} to run; results in {folder.directory}")
-    needed = {name for job in pending for name in job.after}
-    shared = sum(job.id in needed for job in jobs.preparations)
-    with grid_progress(len(pending), shared, title="attacks") as report:
-        run_jobs(
-            attacks,
-            folder.store,
-            cluster=chosen_cluster(workers, threads, scheduler),
-            preparations=jobs.preparations,
-            report=report,
-        )
+    run_grid(
+        list(jobs.attacks.values()),
+        folder.store,
+        preparations=jobs.preparations,
+        cluster=chosen_cluster(workers, threads, scheduler),
+        title="attacks",
+        place=folder.directory,
+    )
     write_report(folder.directory).raise_if_failed()
 
 

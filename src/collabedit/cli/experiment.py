@@ -19,7 +19,7 @@ from collabedit.cli.gridding import (
     ThreadsOption,
     WorkersOption,
     chosen_cluster,
-    grid_progress,
+    run_grid,
 )
 
 app = typer.Typer(help="Reproduce tables and figures from a file.", no_args_is_help=True)
@@ -55,7 +55,6 @@ def run(
     from collabedit.experiments.running import make_jobs
     from collabedit.experiments.schema import load_experiment, parse_methods
     from collabedit.experiments.shared import bench_for
-    from collabedit.grid import run_jobs
 
     experiment = load_experiment(file)
     cells = experiment.cells(only=parse_methods(only) if only else None)
@@ -73,15 +72,15 @@ def run(
     jobs = make_jobs(cells, pool, bench)
     folder = RunFolder(out or Path("out/experiments") / experiment.name)
     folder.begin(file, cells, jobs.cells, data=pool.name)
-    cluster = chosen_cluster(workers, threads, scheduler)
-    store = folder.store
-    pending = [job for job in jobs.cells if not store.finished(job.id)]
-    say(f"{len(cells)} cells, {len(pending)} to run; results in {folder.directory}")
     began = time.monotonic()
-    needed = {name for job in pending for name in job.after}
-    shared = sum(job.id in needed for job in jobs.preparations)
-    with grid_progress(len(pending), shared, title="cells") as report:
-        run_jobs(jobs.cells, store, cluster=cluster, preparations=jobs.preparations, report=report)
+    run_grid(
+        jobs.cells,
+        folder.store,
+        preparations=jobs.preparations,
+        cluster=chosen_cluster(workers, threads, scheduler),
+        title="cells",
+        place=folder.directory,
+    )
     made = make_report(folder)
     say(f"{time.monotonic() - began:.0f} s; wrote {folder.directory / 'report.md'}")
     made.raise_if_missed()

@@ -1,7 +1,7 @@
 """What commands that run a grid of jobs share: options, where it runs, and how it shows."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from collabedit.cli.console import say, terminal
 
 if TYPE_CHECKING:
-    from collabedit.grid import Cluster, Event, Failure, Report
+    from collabedit.grid import Cluster, Event, Failure, Job, Report, ResultStore
 
 CACHE = Path(".cache/collabedit")
 
@@ -43,6 +43,35 @@ def chosen_cluster(workers: int | None, threads: int | None, scheduler: str | No
     cores = os.cpu_count() or 1
     count = workers or cores
     return Cluster(count, threads or max(1, cores // count), scheduler)
+
+
+def run_grid(
+    jobs: "Sequence[Job]",
+    store: "ResultStore",
+    *,
+    preparations: "Sequence[Job]",
+    cluster: "Cluster",
+    title: str,
+    place: Path,
+) -> None:
+    """Run the jobs of a grid that have no result yet, with what they need, and show it.
+
+    Args:
+        jobs: all of the grid.
+        store: of their results.
+        preparations: shared pieces; those that no pending job needs are not shown.
+        cluster: where they run.
+        title: what jobs are called.
+        place: folder of the results, for people.
+    """
+    from collabedit.grid import run_jobs
+
+    pending = [job for job in jobs if not store.finished(job.id)]
+    say(f"{len(jobs)} {title}, {len(pending)} to run; results in {place}")
+    needed = {name for job in pending for name in job.after}
+    shared = sum(job.id in needed for job in preparations)
+    with grid_progress(len(pending), shared, title=title) as report:
+        run_jobs(jobs, store, cluster=cluster, preparations=preparations, report=report)
 
 
 @contextmanager
