@@ -19,7 +19,6 @@ of several runs by the wall clock, processor seconds of this process, and of the
 machine with other work the latter say more: `cpu_s` is what cannot be shared out.
 """
 
-import ctypes
 import multiprocessing
 import os
 import resource
@@ -34,8 +33,6 @@ from plans import create_identities, create_plan
 from sessions import FixedEditor, Gauge, Setting
 from timing import write_record
 
-from collabedit.aggregator.coordinator import Coordinator
-from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.service import AggregatorServer
 from collabedit.crypto.certificates import create_authority
 from collabedit.crypto.ckks.encryption import encrypt_integers
@@ -43,7 +40,7 @@ from collabedit.crypto.ckks.keys import SecretKey
 from collabedit.crypto.ckks.packing import Packing
 from collabedit.crypto.ckks.parameters import CkksParameters
 from collabedit.crypto.rng import SystemRandomness
-from collabedit.ids import AGGREGATOR, PartyId
+from collabedit.ids import PartyId
 from collabedit.party.journal import PartyJournal
 from collabedit.party.member import Member
 from collabedit.party.pieces import seal_temporarily
@@ -54,15 +51,9 @@ MAPPED, OUTPUTS = 6144, 2048
 CAPACITIES = (256, 1024)
 RUNS = 3
 MIB = 1 << 20
-_LIBC = ctypes.CDLL(None)
-
-Peaks = dict[str, float]
-"""MiB beyond what was there when the phase began, by phase."""
 
 
 def aggregate(setting: Setting, pipe: Connection) -> None:
-    place = setting.directory / "aggregator"
-    place.mkdir()
     gauge = Gauge("start")
 
     def observe(event: str, fields: Mapping[str, object]) -> None:
@@ -71,14 +62,7 @@ def aggregate(setting: Setting, pipe: Connection) -> None:
         elif event == "opened":
             gauge.enter("end")
 
-    coordinator = Coordinator(
-        setting.plan,
-        setting.identity(AGGREGATOR),
-        directory=place,
-        randomness=SystemRandomness(),
-        journal=Journal(place / "journal.sqlite"),
-        observer=observe,
-    )
+    coordinator = setting.coordinator(observe)
     with AggregatorServer(coordinator, address="127.0.0.1:0", tls=setting.server_tls()) as server:
         gauge.enter("receive, check, add, offer")
         pipe.send(server.port)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from models import DEMO_MODEL
 from timing import write_record
 
 from collabedit.crypto.ring import add_into
@@ -39,7 +40,6 @@ from collabedit.party.edits import load_edits
 from collabedit.plan import Plan
 from collabedit.proto.messages import Context
 
-MODEL = Path(".cache/collabedit/smollm2-135m-instruct")
 FACTS, PARTIES, RUNS = 12, 3, 3
 LIMIT = 0.15
 ME = PartyId(1)
@@ -70,7 +70,7 @@ def plan_of(model: EditableModel, covariance: Path) -> Plan:
         model,
         load_covariance(covariance),
         name="closed",
-        model_name="smollm2-135m-instruct",
+        model_name=DEMO_MODEL.name,
         parties=[
             Party(name=f"party-{i}", identity=identities[i], max_edits=FACTS // PARTIES)
             for i in range(1, PARTIES + 1)
@@ -128,11 +128,11 @@ def session(model: EditableModel, plan: Plan, covariance: Path, facts: Path) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="CPU time of closed sums in a party's session.")
-    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--model", type=Path, default=DEMO_MODEL)
     arguments = parser.parse_args()
-    found = sorted(MODEL.parent.glob("covariance-*.safetensors"))
+    found = sorted(DEMO_MODEL.parent.glob("covariance-*.safetensors"))
     if not arguments.model.exists() or not found:
-        why = f"no model or covariance in {MODEL.parent}: `make demo` fetches them"
+        why = f"no model or covariance in {DEMO_MODEL.parent}: `make demo` fetches them"
         write_record("closed", [{"ran": False, "why": why}])
         return
     torch.set_num_threads(1)

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from models import DEMO_MODEL
 
 from collabedit.demo.federation import COVARIANCE_WEIGHT, TARGET_STEPS, own_facts
 from collabedit.demo.run import COVARIANCE_SEED, COVARIANCE_TOKENS, COVARIANCE_WINDOW, LAYERS
@@ -34,7 +35,6 @@ from collabedit.party.edits import Edit, load_edits
 from collabedit.sketch import LowRankUpdate
 
 OUT = Path("out/bench/covariance.json")
-DEFAULT_MODEL = Path(".cache/collabedit/smollm2-135m-instruct")
 EDITS = 12
 
 
@@ -61,7 +61,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
+    parser.add_argument("--model", type=Path, default=DEMO_MODEL)
     parser.add_argument("--text", type=Path, action="append", default=[])
     parser.add_argument("--tokens", type=int, default=COVARIANCE_TOKENS)
     arguments = parser.parse_args()

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -32,25 +32,22 @@ import numpy as np
 import tomli_w
 from plans import create_identities, create_plan
 from raw_http2 import RawConnection, connect
+from sessions import FixedEditor
 from timing import write_record
 
-from collabedit.acceptance import Measures
 from collabedit.aggregator import service
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
-from collabedit.editing import Layer
 from collabedit.errors import CollabEditError
-from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
+from collabedit.ids import AGGREGATOR, PartyId, TaskIndex
 from collabedit.party.client import ClientTls, GrpcChannel
-from collabedit.party.decisions import Decision
 from collabedit.party.member import Member
 from collabedit.party.session import run_session
 from collabedit.plan import load_plan
 from collabedit.proto import messages as m
 from collabedit.proto.codec import encode_collect_request
 from collabedit.proto.envelope import sign_message
-from collabedit.sketch import LowRankUpdate, Matrix
 
 HONEST = tuple(PartyId(party) for party in (1, 2, 3))
 HOSTILE = PartyId(4)
@@ -173,31 +170,6 @@ def write_certificate(directory: Path, authority: Authority, name: str) -> None:
     key.chmod(0o600)
 
 
-class FixedEditor:
-    """One edit of random statistics, the same for a party each time."""
-
-    def __init__(self, party: PartyId) -> None:
-        rng = np.random.default_rng(party)
-        self._pair = (rng.normal(size=(MAPPED, 1)) * 0.1, rng.normal(size=(OUTPUTS, 1)))
-
-    def statistics(self, layers: Sequence[Layer]) -> list[tuple[Matrix, Matrix]]:
-        """See `Editor`."""
-        return [self._pair for _ in layers]
-
-    def weigh(self, decisions: Sequence[Decision], past_claims: Sequence[int]) -> None:
-        """See `Editor`."""
-
-    def apply(self, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
-        """See `Editor`."""
-
-    def rollback(self) -> None:
-        """See `Editor`."""
-
-    def measure(self) -> Measures:
-        """See `Editor`."""
-        return Measures(efficacy=1.0, neighbourhood=1.0, perplexity=1.0)
-
-
 def take_part(place: Place, party: PartyId, kind: type[GrpcChannel] = GrpcChannel) -> None:
     member = place.member(party)
     channel = kind(
@@ -207,7 +179,7 @@ def take_part(place: Place, party: PartyId, kind: type[GrpcChannel] = GrpcChanne
         patience=30.0,
         poll_seconds=2.0,
     )
-    run_session(member, channel, FixedEditor(party))
+    run_session(member, channel, FixedEditor(member.plan, party))
 
 
 # Attacks. Each runs in a process of its own until `over`, and returns how often it struck.

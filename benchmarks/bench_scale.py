@@ -25,12 +25,10 @@ from plans import create_identities, create_plan
 from sessions import FixedEditor, Gauge, Setting
 from timing import write_record
 
-from collabedit.aggregator.coordinator import Coordinator
-from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.service import AggregatorServer
 from collabedit.crypto.certificates import create_authority
 from collabedit.crypto.rng import SystemRandomness
-from collabedit.ids import AGGREGATOR, PartyId
+from collabedit.ids import PartyId
 from collabedit.party.journal import PartyJournal
 from collabedit.party.member import Member
 from collabedit.party.session import run_session
@@ -41,8 +39,6 @@ CONTRIBUTION = 8 * (MAPPED + OUTPUTS) * CAPACITY
 
 
 def aggregate(setting: Setting, pipe: Connection) -> None:
-    place = setting.directory / "aggregator"
-    place.mkdir()
     last: dict[str, float] = {}
 
     def observe(event: str, fields: Mapping[str, object]) -> None:
@@ -51,14 +47,7 @@ def aggregate(setting: Setting, pipe: Connection) -> None:
         elif event == "received":
             last[str(fields["round"])] = time.perf_counter()
 
-    coordinator = Coordinator(
-        setting.plan,
-        setting.identity(AGGREGATOR),
-        directory=place,
-        randomness=SystemRandomness(),
-        journal=Journal(place / "journal.sqlite"),
-        observer=observe,
-    )
+    coordinator = setting.coordinator(observe)
     used = time.process_time()
     gauge = Gauge("session")
     tls = setting.server_tls()

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from models import DEMO_MODEL
 from timing import milliseconds, time_in_turn, write_record
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
@@ -28,7 +29,6 @@ from collabedit.party.editing.targets import TargetSettings, compute_targets
 from collabedit.party.editing.tokens import pad_rows, place_subject, subject_row, target_ids
 from collabedit.party.edits import Edit
 
-DEMO_MODEL = Path(".cache/collabedit/smollm2-135m-instruct")
 SETTINGS = TargetSettings(
     learning_rate=0.1, steps=8, clamp_factor=4.0, weight_decay=1e-3, stop_loss=0.0
 )

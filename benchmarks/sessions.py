@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from collabedit.acceptance import Measures
+from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.journal import Journal
+from collabedit.aggregator.reporting import Observer
 from collabedit.aggregator.service import ServerTls
 from collabedit.crypto.certificates import Authority, issue_certificate
+from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.editing import Layer
-from collabedit.ids import LayerIndex, PartyId
+from collabedit.ids import AGGREGATOR, LayerIndex, PartyId
 from collabedit.party.client import ClientTls, GrpcChannel
 from collabedit.party.decisions import Decision
 from collabedit.plan import Plan
@@ -65,6 +69,19 @@ class Setting:
     def identity(self, member: PartyId) -> SigningKey:
         """Return the key of a party, or of the aggregator."""
         return SigningKey.from_pem(self.identities[member])
+
+    def coordinator(self, observer: Observer) -> Coordinator:
+        """Make the aggregator's state, with a journal on disk."""
+        place = self.directory / "aggregator"
+        place.mkdir()
+        return Coordinator(
+            self.plan,
+            self.identity(AGGREGATOR),
+            directory=place,
+            randomness=SystemRandomness(),
+            journal=Journal(place / "journal.sqlite"),
+            observer=observer,
+        )
 
     def server_tls(self) -> ServerTls:
         """Issue the aggregator's certificate."""
