@@ -936,7 +936,7 @@ def test_a_party_that_was_lied_to_leaves_a_file_for_others_and_names_it(
         evidence(Evidence(EvidenceKind.REPEATED_STATEMENT, AGGREGATOR, releases))
         raise SessionAbortedError(AbortReason.UPDATE_FORK, "lied to", culprit=AGGREGATOR_NAME)
 
-    monkeypatch.setattr("collabedit.cli.party.run_session", lied_to)
+    monkeypatch.setattr("collabedit.api.joining.run_session", lied_to)
     outcome = join_party(federation, work, silent_port)
     assert outcome.code == PROTOCOL
     (file,) = work.glob("evidence-*.json")
@@ -958,7 +958,7 @@ def test_evidence_that_cannot_be_saved_hides_no_error(
     def full(*_: object) -> Path:
         raise EvidenceFileError("the disk is full")
 
-    monkeypatch.setattr("collabedit.cli.party.run_session", lied_to)
+    monkeypatch.setattr("collabedit.api.joining.run_session", lied_to)
     monkeypatch.setattr("collabedit.proto.evidence_file.EvidenceFolder.save", full)
     outcome = join_party(federation, tmp_path / "work", silent_port)
     assert outcome.code == PROTOCOL

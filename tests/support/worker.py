@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from collabedit.acceptance import Measures
+from collabedit.api.credentials import read_identity, read_tls
 from collabedit.cli.console import configure_logs, errors_to_exit_codes, log_observer
-from collabedit.cli.credentials import read_identity, read_tls
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.editing import Layer
 from collabedit.errors import CollabEditError

@@ -13,11 +13,11 @@ from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.records import describe_dropout
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.aggregator.states import Aborted, Completed
+from collabedit.api.credentials import read_identity, read_tls
+from collabedit.api.evidence import evidence_sink
+from collabedit.api.places import check_address, check_place
 from collabedit.cli.console import (
-    check_address,
-    check_place,
     configure_logs,
-    evidence_sink,
     log_observer,
     say,
 )
@@ -27,8 +27,6 @@ from collabedit.cli.credentials import (
     IdentityOption,
     PlanOption,
     TlsKeyOption,
-    read_identity,
-    read_tls,
 )
 from collabedit.cli.recording import RecordOption
 from collabedit.crypto.rng import SystemRandomness

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collabedit.acceptance import Acceptance, Vote, judge
+from collabedit.api.checks import check_ckks
+from collabedit.api.places import check_place
+from collabedit.api.recording import check_record, simulation_recorder
 from collabedit.cli.acceptance import (
     AcceptanceOption,
     DropOption,
@@ -32,7 +35,6 @@ from collabedit.cli.closed import (
     choose_length,
 )
 from collabedit.cli.console import (
-    check_place,
     configure_logs,
     log_observer,
     progress_bar,
@@ -43,13 +45,12 @@ from collabedit.cli.plan import (
     FalsePositiveOption,
     OverlapOption,
     ParaphrasesOption,
-    check_ckks,
     choose_layers,
     parse_backend,
     parse_editor,
     parse_overlap,
 )
-from collabedit.cli.recording import RecordOption, check_record, simulation_recorder
+from collabedit.cli.recording import RecordOption
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import InputError
