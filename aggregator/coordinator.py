@@ -40,7 +40,6 @@ from collabedit.errors import (
     JournalError,
     PlanError,
     ProtocolError,
-    SessionAbortedError,
     UnexpectedMessageError,
 )
 from collabedit.exchange import TileLayout, decode_frame
@@ -246,12 +245,7 @@ class Coordinator:
             SessionAbortedError: with reason and culprit.
         """
         if isinstance(self._state, s.Aborted):
-            culprit = self._state.culprit
-            raise SessionAbortedError(
-                self._state.reason,
-                self._state.detail.removeprefix(f"{self._state.reason.name}: "),
-                culprit="" if culprit is None else self.plan.party_name(culprit),
-            )
+            raise self._state.to_error(self.plan)
 
     def welcome(self, packet: m.Packet) -> m.Packet:
         """Answer a `Join`.

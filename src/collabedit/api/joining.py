@@ -1,8 +1,6 @@
 """How a party takes part in one session, from its files to its files."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ from collabedit.api.recording import recorded
 from collabedit.api.reporting import Reporter
 from collabedit.api.requests import Edits, Requests, own_edits, take_requests
 from collabedit.api.results import check_output, check_previous, save_update, write_report
+from collabedit.api.stopwatch import Stopwatch
 from collabedit.crypto.kdf import transcript_hash
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError, InputError
@@ -107,21 +106,6 @@ class Joined:
     seconds: Mapping[str, float]
 
 
-class _Stopwatch:
-    """Seconds by phase, in the order in which phases were entered."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-
-
 def join(
     plan: Plan,
     name: str,
@@ -136,7 +120,7 @@ def join(
 ) -> Joined:
     """Take part in one session; see `Party.join`."""
     check_address("the aggregator's address", address)
-    watch = _Stopwatch()
+    watch = Stopwatch()
     check_ckks(plan.aggregation.backend)
     member = Member(plan, plan.party_id(name), credentials.identity, SystemRandomness())
     records = own_edits(plan, name, edits)

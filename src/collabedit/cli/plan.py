@@ -10,6 +10,7 @@ from collabedit.accounting import check_claim
 from collabedit.api.checks import check_count
 from collabedit.api.credentials import read_identity
 from collabedit.api.places import check_place
+from collabedit.api.proposing import default_layers
 from collabedit.cli.acceptance import (
     AcceptanceOption,
     DropOption,
@@ -318,13 +319,9 @@ def choose_layers(
     text: str | None, model: "EditableModel", covariance: "Covariance | None", *, editor: EditorName
 ) -> tuple[int, ...]:
     """Return the layers of `--layers`, else those of the covariance, else the published ones."""
-    from collabedit.party.editing.hyperparameters import defaults_for
-
     if text:
         return parse_layers(text)
-    if covariance is not None:
-        return tuple(sorted(covariance.matrices))
-    return defaults_for(model.architecture, editor).layers(model.n_layers)
+    return default_layers(model, covariance, editor=editor)
 
 
 def parse_overlap(
