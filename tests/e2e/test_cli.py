@@ -791,7 +791,7 @@ def test_simulate_below_the_threshold_exits_with_the_protocols_code(
     [
         (["--crash", "2:r7"], 3, ["--crash 2:r7"]),
         (["--crash", "9:r3"], 3, ["--crash 9:r3"]),
-        (["--crash", "2:r3:2"], 3, ["--crash 2:r3:2", "2 sums"]),
+        (["--crash", "2:r3:2"], 3, ["a crash in sum 2", "only 2 sums"]),
         (["--crash", "2:r3:0", "--crash", "3:r3:1"], 3, ["--crash 3:r3:1", "one sum"]),
         (["--crash", "2:r3", "--crash", "2:r4"], 3, ["--crash 2:r4", "twice"]),
         ([], 2, ["at least 3"]),
