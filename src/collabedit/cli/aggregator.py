@@ -2,9 +2,10 @@
 
 import json
 import signal
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,7 @@ from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.records import describe_dropout
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.aggregator.states import Aborted, Completed
+from collabedit.aggregator.traffic import Traffic
 from collabedit.cli.console import (
     check_address,
     check_place,
@@ -31,13 +33,24 @@ from collabedit.cli.credentials import (
     read_tls,
 )
 from collabedit.cli.recording import RecordOption
+from collabedit.cli.web import (
+    MetricsOption,
+    StatusOption,
+    WebNameOption,
+    WebRemoteOption,
+    served_pages,
+)
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError
 from collabedit.ids import AGGREGATOR
+from collabedit.operations.progress import SessionProgress
 from collabedit.plan import format_digest, load_plan
 from collabedit.proto.evidence_file import EvidenceFolder
 from collabedit.proto.votes import name_votes
 from collabedit.recorder import Recorder
+
+if TYPE_CHECKING:
+    from collabedit.operations.web import Pages
 
 JOURNAL_FILE = "journal.sqlite"
 
@@ -70,6 +83,10 @@ def serve(
     ] = False,
     record: RecordOption = None,
     linger: Annotated[float, typer.Option(min=0, help="Seconds to stay after the end.")] = 15.0,
+    metrics: MetricsOption = None,
+    status: StatusOption = None,
+    web_remote: WebRemoteOption = False,
+    web_name: WebNameOption = None,
     json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
     debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
 ) -> None:
@@ -89,6 +106,12 @@ def serve(
     except OSError as error:
         raise InputError(f"{state}: cannot be made: {error.strerror}") from error
     observe = log_observer(role="aggregator")
+    progress = SessionProgress()
+
+    def observe_session(event: str, fields: Mapping[str, object]) -> None:
+        progress.observe(event, fields)
+        observe(event, fields)
+
     journal = Journal(state / JOURNAL_FILE)
     if abandon and journal.session is not None:
         say(f"gave up the unfinished session {journal.session.session_id.hex()[:16]}")
@@ -100,7 +123,7 @@ def serve(
         directory=state / "spool",
         randomness=SystemRandomness(),
         evidence=evidence_sink(EvidenceFolder(state, plan), observe),
-        observer=observe,
+        observer=observe_session,
         journal=journal,
         recorder=recorder,
     )
@@ -110,7 +133,16 @@ def serve(
             f"{coordinator.round_name} of task {coordinator.position[0]}"
         )
     server_tls = ServerTls(tls.certificate, tls.key, tls.authority)
-    with AggregatorServer(coordinator, address=listen, tls=server_tls) as server:
+    traffic = Traffic() if metrics or status else None
+    with (
+        AggregatorServer(coordinator, address=listen, tls=server_tls, traffic=traffic) as server,
+        served_pages(
+            _pages(coordinator, progress, traffic, server, state, metrics, status),
+            names=web_name,
+            is_remote=web_remote,
+            observe=observe,
+        ),
+    ):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: server.request_stop())
         host = listen.rpartition(":")[0]
@@ -131,6 +163,46 @@ def serve(
     journal.close()
     coordinator.raise_if_aborted()
     say(f"session finished: {len(coordinator.records)} sums opened and merged")
+
+
+def _pages(
+    coordinator: Coordinator,
+    progress: SessionProgress,
+    traffic: Traffic | None,
+    server: AggregatorServer,
+    state: Path,
+    metrics: str | None,
+    status: str | None,
+) -> "dict[str, tuple[str | None, Pages]]":
+    if traffic is None:
+        return {}
+    from collabedit.operations.aggregator_metrics import AggregatorCollector
+    from collabedit.operations.metrics import MetricsPage
+
+    collector = AggregatorCollector(
+        coordinator,
+        progress,
+        traffic,
+        state=state,
+        port=server.port,
+        reachable=lambda: server.reachable,
+        is_serving=lambda: server.is_serving,
+    )
+    wanted: dict[str, tuple[str | None, Pages]] = {
+        "--metrics": (metrics, {"/metrics": MetricsPage(collector)})
+    }
+    if status is not None:
+        from collabedit.operations.status import StatusPages
+
+        pages = StatusPages(
+            coordinator,
+            progress,
+            traffic,
+            reachable=lambda: server.reachable,
+            is_serving=lambda: server.is_serving,
+        )
+        wanted["--status"] = status, {"/": pages.html, "/status.json": pages.json}
+    return wanted
 
 
 def _write_report(path: Path, coordinator: Coordinator) -> None:

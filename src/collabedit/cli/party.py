@@ -1,5 +1,6 @@
 """`collabedit party`: an institution's side."""
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ from collabedit.cli.reassertion import (
 from collabedit.cli.recording import RecordOption, recorded
 from collabedit.cli.results import check_output, check_previous, save_update, write_report
 from collabedit.cli.review import OVERLAP_FILE, overlap_review
+from collabedit.cli.web import MetricsOption, WebNameOption, WebRemoteOption, served_pages
 from collabedit.crypto.kdf import transcript_hash
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError, InputError
@@ -61,6 +63,7 @@ from collabedit.plan import Plan, load_plan
 from collabedit.proto.evidence_file import EvidenceFolder
 
 if TYPE_CHECKING:
+    from collabedit.operations.party_metrics import PartyCollector
     from collabedit.party.editing.model import EditableModel
     from collabedit.party.editing.ranks import Ranks
     from collabedit.party.editing.reassertion import Reassertions, Wish
@@ -101,14 +104,28 @@ class _Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._running: tuple[str, float] | None = None
+        self._lock = threading.Lock()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         started = time.monotonic()
+        self._running = name, started
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            with self._lock:
+                self._running = None
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+    def so_far(self) -> dict[str, float]:
+        """Return the seconds with those of the running phase. Safe from another thread."""
+        with self._lock:
+            running, seconds = self._running, dict(self.seconds)
+        if running is not None:
+            name, started = running
+            seconds[name] = seconds.get(name, 0.0) + time.monotonic() - started
+        return seconds
 
 
 def _prepare_directory(work: Path) -> None:
@@ -157,6 +174,44 @@ def _with_resumption(observer: Observer) -> Observer:
                 f"resuming session {fields['session']} at task {fields['task']}, "
                 f"state {fields['state']}"
             )
+        observer(event, fields)
+
+    return observe
+
+
+@contextmanager
+def _served_metrics(
+    address: str | None,
+    plan: Plan,
+    name: str,
+    watch: _Stopwatch,
+    observe: Observer,
+    *,
+    names: list[str] | None,
+    is_remote: bool,
+) -> "Iterator[PartyCollector | None]":
+    """Serve the party's metrics while the context lasts, if somebody wants them."""
+    if address is None:
+        yield None
+        return
+    from collabedit.operations.metrics import MetricsPage
+    from collabedit.operations.party_metrics import PartyCollector
+
+    collector = PartyCollector(plan, name, phases=watch.so_far)
+    pages = {"--metrics": (address, {"/metrics": MetricsPage(collector)})}
+    with served_pages(pages, names=names, is_remote=is_remote, observe=observe):
+        yield collector
+
+
+def _observed_by(
+    collector: "PartyCollector | None", observer: Observer, channel: GrpcChannel
+) -> Observer:
+    if collector is None:
+        return observer
+    collector.wire = channel
+
+    def observe(event: str, fields: Mapping[str, object]) -> None:
+        collector.observe(event, fields)
         observer(event, fields)
 
     return observe
@@ -372,6 +427,9 @@ def join(
     ] = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
+    metrics: MetricsOption = None,
+    web_remote: WebRemoteOption = False,
+    web_name: WebNameOption = None,
     json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
     debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
 ) -> None:
@@ -395,9 +453,15 @@ def join(
     wish = read_wish(plan, name, records, work, file=reassert, count=reassert_count)
     _prepare_directory(work)
     own_memory = OwnMemory.open(plan, work, records, file=memory, key_file=journal_key)
-    with _open_journal(
-        work, plan, name, records, own_memory.past, wish, key=journal_key, abandon=abandon
-    ) as journal:
+    observe, evidence = _with_resumption(log_observer(role=name)), EvidenceFolder(work, plan)
+    with (
+        _open_journal(
+            work, plan, name, records, own_memory.past, wish, key=journal_key, abandon=abandon
+        ) as journal,
+        _served_metrics(
+            metrics, plan, name, watch, observe, names=web_name, is_remote=web_remote
+        ) as collector,
+    ):
         unfinished = journal.unfinished
         own_memory.check(unfinished)
         finished = unfinished is not None and len(unfinished.completed) == len(plan.tasks)
@@ -441,7 +505,6 @@ def join(
             poll_seconds=min(POLL_SECONDS, plan.timing.liveness / 3),
             rate_limit=upload_rate,
         )
-        observe, evidence = _with_resumption(log_observer(role=name)), EvidenceFolder(work, plan)
         try:
             with (
                 recorded(record, plan, party, channel) as (through, verified),
@@ -460,7 +523,7 @@ def join(
                     reasserted_items=reasserted_items(plan, added),
                     review=overlap_review(work / OVERLAP_FILE, ask=review),
                     verified=verified,
-                    observer=observe,
+                    observer=_observed_by(collector, observe, channel),
                     processes=threads,
                 )
         except CollabEditError as error:
