@@ -96,10 +96,7 @@ class Browser:
         for _ in range(600):
             state = self.ask("Runtime.evaluate", expression="document.readyState")
             where = self.ask("Runtime.evaluate", expression="location.protocol")
-            if (state["result"]["value"], where["result"]["value"]) == (
-                "complete",
-                f"{url.partition(':')[0]}:",
-            ):
+            if (state["result"]["value"], where["result"]["value"]) == drawn:
                 return
             time.sleep(0.05)
         raise RuntimeError(f"{page} is not drawn after 30 s")

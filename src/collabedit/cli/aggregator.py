@@ -15,12 +15,11 @@ from collabedit.aggregator.records import describe_dropout
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.aggregator.states import Aborted, Completed
 from collabedit.aggregator.traffic import Traffic
+from collabedit.cli.configuration import AggregatorCommand, ConfigOption
 from collabedit.cli.console import (
     check_address,
     check_place,
-    configure_logs,
     evidence_sink,
-    log_observer,
     say,
 )
 from collabedit.cli.credentials import (
@@ -31,6 +30,16 @@ from collabedit.cli.credentials import (
     TlsKeyOption,
     read_identity,
     read_tls,
+)
+from collabedit.cli.logs import (
+    DebugOption,
+    JsonLogsOption,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    LogObserver,
+    configure_logs,
 )
 from collabedit.cli.recording import RecordOption
 from collabedit.cli.web import (
@@ -62,7 +71,7 @@ def _group() -> None:
     pass
 
 
-@app.command("serve")
+@app.command("serve", cls=AggregatorCommand)
 def serve(
     plan_file: PlanOption,
     identity: IdentityOption,
@@ -87,14 +96,17 @@ def serve(
     status: StatusOption = None,
     web_remote: WebRemoteOption = False,
     web_name: WebNameOption = None,
-    json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
-    debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
+    log_format: LogFormatOption = LogFormat.CONSOLE,
+    log_level: LogLevelOption = LogLevel.INFO,
+    json_logs: JsonLogsOption = False,
+    debug: DebugOption = False,
+    _config: ConfigOption = None,
 ) -> None:
     """Run one session of a plan, then exit: 0 if it finished, 5 if it was aborted.
 
     Started again with the same --state after a crash or a stop, it resumes the session.
     """
-    configure_logs(as_json=json_logs, debug=debug)
+    configure_logs(log_format, log_level, as_json=json_logs, debug=debug)
     check_address("--listen", listen)
     plan = load_plan(plan_file)
     key = read_identity(identity, plan, AGGREGATOR)
@@ -105,7 +117,7 @@ def serve(
         state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{state}: cannot be made: {error.strerror}") from error
-    observe = log_observer(role="aggregator")
+    observe = LogObserver("aggregator", is_held=True)
     progress = SessionProgress()
 
     def observe_session(event: str, fields: Mapping[str, object]) -> None:
@@ -127,6 +139,7 @@ def serve(
         journal=journal,
         recorder=recorder,
     )
+    observe.begin(coordinator.session_id)
     if coordinator.replayed:
         say(
             f"resuming session {coordinator.session_id.hex()[:16]} in round "

@@ -1,6 +1,5 @@
 """What all commands share on the terminal: one-line errors, exit codes, logs, progress bars."""
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-import structlog
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -124,39 +122,6 @@ def check_address(option: str, address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(f"{option} {address}: must be HOST:PORT")
-
-
-def configure_logs(*, as_json: bool, debug: bool) -> None:
-    """Send structured logs to standard error: JSON lines, or readable ones."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=18)
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.INFO
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-
-
-def log_observer(**bound: str) -> Callable[[str, Mapping[str, object]], None]:
-    """Return an observer that logs every event with these fields."""
-    logger = structlog.get_logger().bind(**bound)
-    quiet = {"state", "received", "ignored"}
-
-    def observe(event: str, fields: Mapping[str, object]) -> None:
-        (logger.debug if event in quiet else logger.info)(event, **fields)
-
-    return observe
 
 
 def evidence_sink(

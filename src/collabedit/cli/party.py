@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from collabedit.cli import apply
+from collabedit.cli.configuration import ConfigOption, PartyCommand
 from collabedit.cli.console import (
     PreviousOption,
     check_address,
-    configure_logs,
     evidence_sink,
-    log_observer,
     progress_bar,
     say,
 )
@@ -28,6 +27,16 @@ from collabedit.cli.credentials import (
     TlsKeyOption,
     read_identity,
     read_tls,
+)
+from collabedit.cli.logs import (
+    DebugOption,
+    JsonLogsOption,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    LogObserver,
+    configure_logs,
 )
 from collabedit.cli.memory import MemoryOption, OwnMemory, selection_report, tell_selection
 from collabedit.cli.memory import app as memory_app
@@ -373,7 +382,7 @@ def prepare(
         say(f"{len(made.facts)} re-assertions are in {work / REASSERTIONS_FILE} (private)")
 
 
-@app.command("join")
+@app.command("join", cls=PartyCommand)
 def join(
     plan_file: PlanOption,
     name: NameOption,
@@ -430,15 +439,18 @@ def join(
     metrics: MetricsOption = None,
     web_remote: WebRemoteOption = False,
     web_name: WebNameOption = None,
-    json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
-    debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
+    log_format: LogFormatOption = LogFormat.CONSOLE,
+    log_level: LogLevelOption = LogLevel.INFO,
+    json_logs: JsonLogsOption = False,
+    debug: DebugOption = False,
+    _config: ConfigOption = None,
 ) -> None:
     """Take part in one session and write the merged update.
 
     Everything that can be checked is checked before the first call. A session whose process died is
     resumed by the same command; Ctrl-C leaves it.
     """
-    configure_logs(as_json=json_logs, debug=debug)
+    configure_logs(log_format, log_level, as_json=json_logs, debug=debug)
     check_address("--connect", connect)
     watch = _Stopwatch()
     plan = _usable_plan(plan_file)
@@ -453,7 +465,7 @@ def join(
     wish = read_wish(plan, name, records, work, file=reassert, count=reassert_count)
     _prepare_directory(work)
     own_memory = OwnMemory.open(plan, work, records, file=memory, key_file=journal_key)
-    observe, evidence = _with_resumption(log_observer(role=name)), EvidenceFolder(work, plan)
+    observe, evidence = _with_resumption(LogObserver(name)), EvidenceFolder(work, plan)
     with (
         _open_journal(
             work, plan, name, records, own_memory.past, wish, key=journal_key, abandon=abandon

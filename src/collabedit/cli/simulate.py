@@ -33,11 +33,10 @@ from collabedit.cli.closed import (
 )
 from collabedit.cli.console import (
     check_place,
-    configure_logs,
-    log_observer,
     progress_bar,
     say,
 )
+from collabedit.cli.logs import LogObserver, configure_logs
 from collabedit.cli.plan import (
     BackendOption,
     FalsePositiveOption,
@@ -187,7 +186,7 @@ def run(
     from collabedit.party.items import edit_items
     from collabedit.simulation import Faults, Simulation, accept_all
 
-    configure_logs(as_json=False, debug=False)
+    configure_logs()
     _check_flags(
         parties=len(edits), schedule=schedule, statistics=statistics, out=out, record=record
     )
@@ -295,7 +294,7 @@ def run(
                 crash_task=crash_task,
             ),
             seed=seed,
-            observer=log_observer(role="aggregator"),
+            observer=LogObserver("aggregator"),
             recorder=recorder,
         )
         outcome = simulation.run(
