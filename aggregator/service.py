@@ -25,6 +25,7 @@ from grpc_health.v1 import health_pb2
 from collabedit.aggregator.calls import GUEST, Call, CallKind, CallTable, RefusalLog
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.liveness import LONGEST_POLL_SECONDS, Liveness
+from collabedit.aggregator.traffic import Traffic
 from collabedit.errors import (
     CollabEditError,
     CryptoError,
@@ -125,9 +126,17 @@ class AggregatorServer:
         coordinator: the session.
         address: `host:port`; port 0 lets the system choose.
         tls: own identity on the network.
+        traffic: counts what crosses the wire; None counts nothing.
     """
 
-    def __init__(self, coordinator: Coordinator, *, address: str, tls: ServerTls) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        *,
+        address: str,
+        tls: ServerTls,
+        traffic: Traffic | None = None,
+    ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.plan.timing
         self._liveness = Liveness(coordinator.plan)
@@ -140,6 +149,7 @@ class AggregatorServer:
         self._pool = ThreadPoolExecutor(max_workers=places, thread_name_prefix="rpc")
         self._server = grpc.server(
             self._pool,
+            interceptors=None if traffic is None else [traffic],
             maximum_concurrent_rpcs=QUEUED_CALLS + places,
             options=_channel_options(parties, tile_bytes=coordinator.plan.aggregation.tile_bytes),
         )
@@ -186,6 +196,16 @@ class AggregatorServer:
         self._coordinator.interrupt()
         self._server.stop(grace=2.0).wait()
         self._pool.shutdown()
+
+    @property
+    def reachable(self) -> frozenset[PartyId]:
+        """Who polled lately, and still needs something of the session."""
+        return self._liveness.reachable()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether new calls are taken."""
+        return not self._stop.is_set()
 
     def request_stop(self) -> None:
         """Make `run` return soon. Safe in a signal handler."""

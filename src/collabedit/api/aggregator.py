@@ -11,6 +11,7 @@ from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.records import TaskRecord, describe_dropout
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.aggregator.states import Aborted, Completed
+from collabedit.aggregator.traffic import Traffic
 from collabedit.api.credentials import Credentials
 from collabedit.api.evidence import evidence_sink
 from collabedit.api.places import check_address
@@ -53,6 +54,7 @@ class Aggregator:
         listen: HOST:PORT; port 0 lets the system choose.
         abandon: give up an unfinished session and start a new one.
         record: directory for a transcript, for audits.
+        traffic: counts what crosses the wire.
         reporter: told what happens.
 
     Raises:
@@ -70,6 +72,7 @@ class Aggregator:
         listen: str = "127.0.0.1:7443",
         abandon: bool = False,
         record: Path | None = None,
+        traffic: Traffic | None = None,
         reporter: Reporter = SILENT,
     ) -> None:
         check_address("the address to listen on", listen)
@@ -99,6 +102,7 @@ class Aggregator:
             journal=self._journal,
             recorder=recorder,
         )
+        reporter.begin(self.coordinator.session_id)
         if self.coordinator.replayed:
             reporter.say(
                 f"resuming session {self.session_id[:16]} in round "
@@ -109,6 +113,7 @@ class Aggregator:
             self.coordinator,
             address=listen,
             tls=ServerTls(tls.certificate, tls.key, tls.authority),
+            traffic=traffic,
         )
         self._host = listen.rpartition(":")[0]
 

@@ -121,6 +121,7 @@ def join(
     """Take part in one session; see `Party.join`."""
     check_address("the aggregator's address", address)
     watch = Stopwatch()
+    reporter.follow(watch.so_far)
     check_ckks(plan.aggregation.backend)
     member = Member(plan, plan.party_id(name), credentials.identity, SystemRandomness())
     records = own_edits(plan, name, edits)
@@ -169,6 +170,7 @@ def join(
             reassertions=requests.reassertions,
         )
         channel = _open_channel(plan, address, credentials, options)
+        reporter.connect(channel)
         with watch.phase("session"):
             session = _run(
                 member,

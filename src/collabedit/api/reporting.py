@@ -2,10 +2,22 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 Advance: TypeAlias = Callable[[int, int], None]
 """Called with (done, total)."""
+
+
+class Wire(Protocol):
+    """A party's end of the wire, as far as it counts bytes."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of messages and frames."""
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of messages and downloads."""
 
 
 class Reporter:
@@ -24,7 +36,16 @@ class Reporter:
         yield lambda _done, _total: None
 
     def observe(self, event: str, fields: Mapping[str, object]) -> None:
-        """Take an event of the protocol (docs/SPEC.md, section 8): its name, and plain values."""
+        """Take an event (docs/logs.md): its name, and plain values."""
+
+    def begin(self, session_id: bytes) -> None:
+        """Take the id of the session that an aggregator coordinates, once it has one."""
+
+    def follow(self, phases: Callable[[], Mapping[str, float]]) -> None:
+        """Take what tells the seconds of each phase of a party so far. Safe from any thread."""
+
+    def connect(self, wire: Wire) -> None:
+        """Take the party's end of the wire, once there is one."""
 
 
 SILENT = Reporter()

@@ -138,7 +138,9 @@ def simulate(
     )
     crash_task = TaskIndex(0) if faults is None else faults.crash_task
     if crash_task >= len(plan.tasks):
-        raise InputError(f"a crash in sum {crash_task}: the session has only {len(plan.tasks)} sums")
+        raise InputError(
+            f"a crash in sum {crash_task}: the session has only {len(plan.tasks)} sums"
+        )
     editors = _editors(plan, loaded, moments, records, reporter)
 
     def contribute(party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:

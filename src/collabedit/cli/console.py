@@ -1,6 +1,5 @@
 """What all commands share on the terminal: one-line errors, exit codes, logs, progress bars."""
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-import structlog
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -94,39 +92,6 @@ def say(text: str) -> None:
     terminal.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
-def configure_logs(*, as_json: bool, debug: bool) -> None:
-    """Send structured logs to standard error: JSON lines, or readable ones."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=18)
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.INFO
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-
-
-def log_observer(**bound: str) -> Callable[[str, Mapping[str, object]], None]:
-    """Return an observer that logs every event with these fields."""
-    logger = structlog.get_logger().bind(**bound)
-    quiet = {"state", "received", "ignored"}
-
-    def observe(event: str, fields: Mapping[str, object]) -> None:
-        (logger.debug if event in quiet else logger.info)(event, **fields)
-
-    return observe
-
-
 @contextmanager
 def progress_bar(title: str) -> Iterator[Advance]:
     """Show a bar on a terminal; without one, a line at the start and at the end."""
@@ -148,14 +113,14 @@ def progress_bar(title: str) -> Iterator[Advance]:
 
 
 class ConsoleReporter(Reporter):
-    """Tells the person at the terminal, and the log.
+    """Tells the person at the terminal, and an observer of events.
 
     Args:
-        bound: fields of every event in the log.
+        observe: given every event.
     """
 
-    def __init__(self, **bound: str) -> None:
-        self._observe = log_observer(**bound)
+    def __init__(self, observe: Callable[[str, Mapping[str, object]], None]) -> None:
+        self._observe = observe
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -168,7 +133,7 @@ class ConsoleReporter(Reporter):
             yield advance
 
     def observe(self, event: str, fields: Mapping[str, object]) -> None:
-        """Log an event."""
+        """Pass an event on."""
         self._observe(event, fields)
 
 

@@ -11,7 +11,8 @@ from collabedit.api.joining import JoinOptions
 from collabedit.api.party import Party
 from collabedit.api.places import check_address
 from collabedit.cli import apply
-from collabedit.cli.console import ConsoleReporter, PreviousOption, configure_logs
+from collabedit.cli.configuration import ConfigOption, PartyCommand
+from collabedit.cli.console import ConsoleReporter, PreviousOption
 from collabedit.cli.credentials import (
     AuthorityOption,
     CertificateOption,
@@ -19,12 +20,24 @@ from collabedit.cli.credentials import (
     PlanOption,
     TlsKeyOption,
 )
+from collabedit.cli.logs import (
+    DebugOption,
+    JsonLogsOption,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    LogObserver,
+    configure_logs,
+)
 from collabedit.cli.memory import MemoryOption
 from collabedit.cli.memory import app as memory_app
+from collabedit.cli.metering import MeteredReporter
 from collabedit.cli.ranks import check_alone, use_ranks
 from collabedit.cli.reassertion import ReassertCountOption, ReassertOption
 from collabedit.cli.recording import RecordOption
 from collabedit.cli.review import OVERLAP_FILE, overlap_review
+from collabedit.cli.web import MetricsOption, WebNameOption, WebRemoteOption
 from collabedit.errors import InputError
 from collabedit.party.journal import ABANDON_OPTION, KEY_OPTION
 from collabedit.party.ledger import ACCEPT_OPTION
@@ -76,7 +89,9 @@ def prepare(
     Several processes share the edits if `torchrun` starts them (docs/several-devices.md).
     """
     ranks, device = use_ranks(device)
-    party = Party(load_plan(plan_file), name, work=work, reporter=ConsoleReporter(role=name))
+    party = Party(
+        load_plan(plan_file), name, work=work, reporter=ConsoleReporter(LogObserver(name))
+    )
     party.prepare(
         model,
         edits,
@@ -89,7 +104,7 @@ def prepare(
     )
 
 
-@app.command("join")
+@app.command("join", cls=PartyCommand)
 def join(
     plan_file: PlanOption,
     name: NameOption,
@@ -143,15 +158,21 @@ def join(
     ] = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
-    debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
+    metrics: MetricsOption = None,
+    web_remote: WebRemoteOption = False,
+    web_name: WebNameOption = None,
+    log_format: LogFormatOption = LogFormat.CONSOLE,
+    log_level: LogLevelOption = LogLevel.INFO,
+    json_logs: JsonLogsOption = False,
+    debug: DebugOption = False,
+    _config: ConfigOption = None,
 ) -> None:
     """Take part in one session and write the merged update.
 
     Everything that can be checked is checked before the first call. A session whose process died is
     resumed by the same command; Ctrl-C leaves it.
     """
-    configure_logs(as_json=json_logs, debug=debug)
+    configure_logs(log_format, log_level, as_json=json_logs, debug=debug)
     check_address("--connect", connect)
     plan = load_plan(plan_file)
     check_ckks(plan.aggregation.backend)
@@ -160,27 +181,26 @@ def join(
     )
     if review and plan.overlap is None:
         raise InputError("--review: the plan counts no overlap, there is nothing to look at")
-    Party(plan, name, work=work, reporter=ConsoleReporter(role=name)).join(
-        connect,
-        credentials,
-        model=model,
-        edits=edits,
-        options=JoinOptions(
-            covariance=covariance,
-            previous=previous or (),
-            output=output,
-            reassert=reassert,
-            reassert_count=reassert_count,
-            memory=memory,
-            assessment_text=assessment_text,
-            patience=patience,
-            upload_rate=upload_rate,
-            accept_repeated_opening=accept_repeated_opening,
-            journal_key=journal_key,
-            abandon=abandon,
-            record=record,
-            review=overlap_review(work / OVERLAP_FILE, ask=review),
-            device=device,
-            threads=threads,
-        ),
+    options = JoinOptions(
+        covariance=covariance,
+        previous=previous or (),
+        output=output,
+        reassert=reassert,
+        reassert_count=reassert_count,
+        memory=memory,
+        assessment_text=assessment_text,
+        patience=patience,
+        upload_rate=upload_rate,
+        accept_repeated_opening=accept_repeated_opening,
+        journal_key=journal_key,
+        abandon=abandon,
+        record=record,
+        review=overlap_review(work / OVERLAP_FILE, ask=review),
+        device=device,
+        threads=threads,
     )
+    reporter = MeteredReporter(plan, name)
+    with reporter.served(metrics, names=web_name, is_remote=web_remote):
+        Party(plan, name, work=work, reporter=reporter).join(
+            connect, credentials, model=model, edits=edits, options=options
+        )

@@ -32,7 +32,8 @@ from collabedit.cli.closed import (
     choose_closed,
     choose_length,
 )
-from collabedit.cli.console import ConsoleReporter, configure_logs, parse_layers, say
+from collabedit.cli.console import ConsoleReporter, parse_layers, say
+from collabedit.cli.logs import LogObserver, configure_logs
 from collabedit.cli.plan import (
     BackendOption,
     FalsePositiveOption,
@@ -136,7 +137,7 @@ def run(
     """Run the deployed protocol over a lossy in-memory network, with throw-away keys."""
     from collabedit.party.editing.proposal import LENGTH_UNITS
 
-    configure_logs(as_json=False, debug=False)
+    configure_logs()
     _check_flags(
         parties=len(edits), schedule=schedule, statistics=statistics, out=out, record=record
     )
@@ -188,7 +189,7 @@ def run(
         seed=seed,
         record=record,
         device=device,
-        reporter=ConsoleReporter(role="aggregator"),
+        reporter=ConsoleReporter(LogObserver("aggregator")),
         **options,
     )
     _show(simulated.to_dict(), out)
