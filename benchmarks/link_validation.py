@@ -179,11 +179,26 @@ def validate(
     ]
 
 
-def validation(costs: Costs) -> tuple[list[dict[str, object]], float]:
-    """Run real sessions; also say what a party's connection takes of the aggregator's memory."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What sessions that ran say, beside rows for the record.
+
+    Attributes:
+        rows: predictions and measurements.
+        connection: bytes of the aggregator's memory for each party.
+        margin: by how much the aggregator's processor seconds exceed the prediction, 1 or more.
+    """
+
+    rows: list[dict[str, object]]
+    connection: float
+    margin: float
+
+
+def validation(costs: Costs) -> Found:
+    """Run real sessions; the largest one says what a connection costs beyond its bytes."""
     shape = Shape(MAPPED, OUTPUTS, CAPACITY)
     rows = []
-    connection = 0.0
+    connection, margin = 0.0, 1.0
     # Costs are of one thread of linear algebra: so are these sessions, whose processes inherit it.
     os.environ["OMP_NUM_THREADS"] = "1"
     for parties in VALIDATED:
@@ -191,6 +206,8 @@ def validation(costs: Costs) -> tuple[list[dict[str, object]], float]:
         with Shared() as shared:
             found = real_session(parties)
         rows += validate(task, costs, found, others=shared.others)
+        said = sum(step.aggregator for step in phases(task, costs))
+        margin = max(float(str(found["aggregator_cpu_s"])) / said, 1.0)
         arrays = memory(task, costs, connection=0.0) / MIB
         held = float(str(found["aggregator_mib"]))
         connection = max((held - arrays) / parties, 0.0) * MIB
@@ -208,4 +225,4 @@ def validation(costs: Costs) -> tuple[list[dict[str, object]], float]:
             with Shared() as shared:
                 found = held_session(parties)
             rows += validate(task, costs, found, others=shared.others, rates=rates)
-    return rows, connection
+    return Found(rows, connection, margin)

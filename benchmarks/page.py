@@ -222,11 +222,13 @@ def plot(records: Mapping[str, Record], path: Path) -> None:
         color=["#b9770e" if missed else "#3b6ea5" for missed in is_missed],
     )
     for place, (ratio, value) in enumerate(shown):
-        side = ("left", 1.05) if value >= 1 else ("right", 1 / 1.05)
+        # Beyond the red line if that is where the figure would stand.
+        ends = [value, *([] if ratio.wanted is None else [ratio.wanted])]
+        near = [end for end in ends if 1 / 1.5 < end / value < 1.5]
+        place_x, align = (max(near) * 1.05, "left") if value >= 1 else (min(near) / 1.05, "right")
+        axes.text(place_x, place, f"{value:.3g}", va="center", ha=align, fontsize=8)
         if ratio.wanted is not None:
             axes.plot([ratio.wanted] * 2, [place - 0.4, place + 0.4], color="#c0392b", lw=2)
-        text = axes.text(value * side[1], place, f"{value:.3g}", va="center", ha=side[0])
-        text.set(fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     if shown:
         axes.set_xscale("log")
         most = max(max(value, ratio.wanted or value) for ratio, value in shown)
