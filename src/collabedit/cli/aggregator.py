@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.health import is_serving
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.records import describe_dropout
+from collabedit.aggregator.rotation import RotatedTls
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.aggregator.states import Aborted, Completed
 from collabedit.aggregator.traffic import Traffic
@@ -49,8 +50,9 @@ from collabedit.cli.web import (
     WebRemoteOption,
     served_pages,
 )
+from collabedit.crypto.certificates import certificate_name
 from collabedit.crypto.rng import SystemRandomness
-from collabedit.errors import InputError
+from collabedit.errors import InputError, TransportError
 from collabedit.ids import AGGREGATOR
 from collabedit.operations.progress import SessionProgress
 from collabedit.plan import format_digest, load_plan
@@ -92,6 +94,12 @@ def serve(
     ] = False,
     record: RecordOption = None,
     linger: Annotated[float, typer.Option(min=0, help="Seconds to stay after the end.")] = 15.0,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds that calls have to end after SIGTERM.")
+    ] = 10.0,
+    reflection: Annotated[
+        bool, typer.Option("--reflection", help="Let parties' tools ask which methods there are.")
+    ] = False,
     metrics: MetricsOption = None,
     status: StatusOption = None,
     web_remote: WebRemoteOption = False,
@@ -104,30 +112,24 @@ def serve(
 ) -> None:
     """Run one session of a plan, then exit: 0 if it finished, 5 if it was aborted.
 
-    Started again with the same --state after a crash or a stop, it resumes the session.
+    SIGTERM lets calls end, and exits with 0. Started again with the same --state after a crash or a
+    stop, it resumes the session. SIGHUP reads the TLS files anew, as their change does.
     """
     configure_logs(log_format, log_level, as_json=json_logs, debug=debug)
     check_address("--listen", listen)
     plan = load_plan(plan_file)
     key = read_identity(identity, plan, AGGREGATOR)
-    tls = read_tls(tls_cert, tls_key, tls_ca, name=plan.federation.aggregator.name)
+
+    def read_own_tls() -> ServerTls:
+        read = read_tls(tls_cert, tls_key, tls_ca, name=plan.federation.aggregator.name)
+        return ServerTls(read.certificate, read.key, read.authority)
+
+    read_own_tls()  # before anything is made
     if port_file is not None:
         check_place(port_file)
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{state}: cannot be made: {error.strerror}") from error
     observe = LogObserver("aggregator", is_held=True)
     progress = SessionProgress()
-
-    def observe_session(event: str, fields: Mapping[str, object]) -> None:
-        progress.observe(event, fields)
-        observe(event, fields)
-
-    journal = Journal(state / JOURNAL_FILE)
-    if abandon and journal.session is not None:
-        say(f"gave up the unfinished session {journal.session.session_id.hex()[:16]}")
-        journal.end("abandoned")
+    journal = _open_journal(state, abandon=abandon)
     recorder = None if record is None else Recorder(record, plan, role="aggregator")
     coordinator = Coordinator(
         plan,
@@ -135,7 +137,7 @@ def serve(
         directory=state / "spool",
         randomness=SystemRandomness(),
         evidence=evidence_sink(EvidenceFolder(state, plan), observe),
-        observer=observe_session,
+        observer=progress.before(observe),
         journal=journal,
         recorder=recorder,
     )
@@ -145,10 +147,19 @@ def serve(
             f"resuming session {coordinator.session_id.hex()[:16]} in round "
             f"{coordinator.round_name} of task {coordinator.position[0]}"
         )
-    server_tls = ServerTls(tls.certificate, tls.key, tls.authority)
+    tls = RotatedTls(read_own_tls, (tls_cert, tls_key, tls_ca), observe)
     traffic = Traffic() if metrics or status else None
     with (
-        AggregatorServer(coordinator, address=listen, tls=server_tls, traffic=traffic) as server,
+        tls,
+        AggregatorServer(
+            coordinator,
+            address=listen,
+            tls=tls.current,
+            traffic=traffic,
+            renewed=tls.renewed,
+            grace=grace,
+            reflection=reflection,
+        ) as server,
         served_pages(
             _pages(coordinator, progress, traffic, server, state, metrics, status),
             names=web_name,
@@ -156,26 +167,57 @@ def serve(
             observe=observe,
         ),
     ):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: server.request_stop())
+        stopped_by = _heed_signals(server, tls)
         host = listen.rpartition(":")[0]
         observe("listening", {"address": f"{host}:{server.port}", "plan": plan.name})
         if port_file is not None:
-            port_file.parent.mkdir(parents=True, exist_ok=True)
-            partial = port_file.with_name(f".{port_file.name}.partial")
-            partial.write_text(f"{server.port}\n")
-            partial.replace(port_file)
+            _write_port(port_file, server.port)
         ended = server.run(linger=linger)
     if recorder is not None:
         recorder.close()
     _write_report(state / "report.json", coordinator)
     if not ended:
+        journal.close()
         say("stopped before the session was over; the same command resumes it")
-        raise typer.Exit(130)
+        # Whoever asked for the end by SIGTERM got what was asked for; Ctrl-C broke something off.
+        raise typer.Exit(0 if signal.SIGTERM in stopped_by else 130)
     coordinator.retire()
     journal.close()
     coordinator.raise_if_aborted()
     say(f"session finished: {len(coordinator.records)} sums opened and merged")
+
+
+def _open_journal(state: Path, *, abandon: bool) -> Journal:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{state}: cannot be made: {error.strerror}") from error
+    journal = Journal(state / JOURNAL_FILE)
+    if abandon and journal.session is not None:
+        say(f"gave up the unfinished session {journal.session.session_id.hex()[:16]}")
+        journal.end("abandoned")
+    return journal
+
+
+def _heed_signals(server: AggregatorServer, tls: RotatedTls) -> list[int]:
+    """Stop by SIGTERM and SIGINT, read TLS files by SIGHUP; the list says which one stopped it."""
+    stopped_by: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        stopped_by.append(number)
+        server.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: tls.ask())
+    return stopped_by
+
+
+def _write_port(path: Path, port: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(f"{port}\n")
+    partial.replace(path)
 
 
 def _pages(
@@ -232,6 +274,30 @@ def _write_report(path: Path, coordinator: Coordinator) -> None:
     if votes:
         report["votes"] = name_votes(plan, votes)
     path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+@app.command("health", cls=AggregatorCommand)
+def health(
+    tls_cert: CertificateOption,
+    tls_key: TlsKeyOption,
+    tls_ca: AuthorityOption,
+    connect: Annotated[str, typer.Option(help="HOST:PORT of the aggregator.")] = "127.0.0.1:7443",
+    server_name: Annotated[
+        str | None, typer.Option(help="Name on its certificate; default: that of --tls-cert.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longest wait.")] = 5.0,
+) -> None:
+    """Ask an aggregator whether it takes calls: 0 if so, 6 if not. For probes.
+
+    Any certificate of the session's authority will do, such as the aggregator's own.
+    """
+    check_address("--connect", connect)
+    name = certificate_name(tls_cert.read_bytes()) if tls_cert.is_file() else ""
+    own = read_tls(tls_cert, tls_key, tls_ca, name=name)
+    identity = ServerTls(own.certificate, own.key, own.authority)
+    if not is_serving(connect, tls=identity, server_name=server_name or name, seconds=seconds):
+        raise TransportError(f"{connect}: it is stopping, and takes no new calls")
+    typer.echo("serving")
 
 
 @app.command("log")
