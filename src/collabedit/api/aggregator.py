@@ -9,10 +9,11 @@ from typing import Self
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.journal import Journal
 from collabedit.aggregator.records import TaskRecord, describe_dropout
+from collabedit.aggregator.rotation import RotatedTls
 from collabedit.aggregator.service import AggregatorServer, ServerTls
 from collabedit.aggregator.states import Aborted, Completed
 from collabedit.aggregator.traffic import Traffic
-from collabedit.api.credentials import Credentials
+from collabedit.api.credentials import Credentials, TlsFiles
 from collabedit.api.evidence import evidence_sink
 from collabedit.api.places import check_address
 from collabedit.api.reporting import SILENT, Reporter
@@ -55,6 +56,8 @@ class Aggregator:
         abandon: give up an unfinished session and start a new one.
         record: directory for a transcript, for audits.
         traffic: counts what crosses the wire.
+        grace: seconds that calls have to end after `stop`.
+        reflection: let parties' tools ask which methods there are.
         reporter: told what happens.
 
     Raises:
@@ -73,6 +76,8 @@ class Aggregator:
         abandon: bool = False,
         record: Path | None = None,
         traffic: Traffic | None = None,
+        grace: float = 2.0,
+        reflection: bool = False,
         reporter: Reporter = SILENT,
     ) -> None:
         check_address("the address to listen on", listen)
@@ -108,12 +113,21 @@ class Aggregator:
                 f"resuming session {self.session_id[:16]} in round "
                 f"{self.coordinator.round_name} of task {self.coordinator.position[0]}"
             )
-        tls = credentials.tls
+        tls = _server_tls(credentials.tls)
+        places = credentials.places
+        self._rotated = None
+        if places is not None:
+            self._rotated = RotatedTls(
+                lambda: _server_tls(places.read()), places.files, reporter.observe
+            )
         self.server = AggregatorServer(
             self.coordinator,
             address=listen,
-            tls=ServerTls(tls.certificate, tls.key, tls.authority),
+            tls=tls if self._rotated is None else self._rotated.current,
             traffic=traffic,
+            renewed=None if self._rotated is None else self._rotated.renewed,
+            grace=grace,
+            reflection=reflection,
         )
         self._host = listen.rpartition(":")[0]
 
@@ -128,6 +142,8 @@ class Aggregator:
         return f"{self._host}:{self.server.port}"
 
     def __enter__(self) -> Self:
+        if self._rotated is not None:
+            self._exits.enter_context(self._rotated)
         self._exits.enter_context(self.server)
         self._reporter.observe("listening", {"address": self.address, "plan": self.plan.name})
         return self
@@ -142,6 +158,11 @@ class Aggregator:
     def stop(self) -> None:
         """Make `run` return soon. Safe in a signal handler, and from another thread."""
         self.server.request_stop()
+
+    def renew_certificate(self) -> None:
+        """Read the TLS files anew soon, as is done when they change. Safe in a signal handler."""
+        if self._rotated is not None:
+            self._rotated.ask()
 
     def run(self, *, linger: float = 15.0) -> Served | None:
         """Coordinate the session to its end.
@@ -164,6 +185,10 @@ class Aggregator:
         self.coordinator.retire()
         self.coordinator.raise_if_aborted()
         return Served(self.session_id, tuple(self.coordinator.records), path)
+
+
+def _server_tls(files: TlsFiles) -> ServerTls:
+    return ServerTls(files.certificate, files.key, files.authority)
 
 
 def write_report(path: Path, coordinator: Coordinator) -> None:

@@ -22,16 +22,48 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsPlaces:
+    """Where an end's TLS files are, to be read again when they change.
+
+    Attributes:
+        certificate: own TLS certificate.
+        key: its private key.
+        authority: certificate of the authority.
+        name: that the certificate must have.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+    name: str
+
+    @property
+    def files(self) -> tuple[Path, Path, Path]:
+        """All of them."""
+        return self.certificate, self.key, self.authority
+
+    def read(self) -> TlsFiles:
+        """Read the files.
+
+        Raises:
+            KeyFileError: see `read_tls`.
+        """
+        return read_tls(*self.files, name=self.name)
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """What proves who an end of a session is: towards everybody, and on the connection.
 
     Attributes:
         identity: Ed25519 key whose public half the plan pins; it signs every message.
         tls: of the mutual TLS connection.
+        places: where `tls` was read; an aggregator takes up new files there. None keeps `tls`.
     """
 
     identity: SigningKey = field(repr=False)
     tls: TlsFiles
+    places: TlsPlaces | None = None
 
     @classmethod
     def read(
@@ -61,7 +93,8 @@ class Credentials:
         """
         member = AGGREGATOR if name == plan.federation.aggregator.name else plan.party_id(name)
         own = read_identity(identity, plan, member)
-        return cls(own, read_tls(certificate, key, authority, name=name))
+        places = TlsPlaces(certificate, key, authority, name)
+        return cls(own, places.read(), places)
 
 
 def read_identity(path: Path, plan: Plan, party: PartyId) -> SigningKey:

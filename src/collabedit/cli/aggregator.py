@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.aggregator.health import is_serving
 from collabedit.aggregator.journal import Journal
+from collabedit.aggregator.service import ServerTls
 from collabedit.aggregator.traffic import Traffic
 from collabedit.api.aggregator import JOURNAL_FILE, Aggregator
-from collabedit.api.credentials import Credentials
+from collabedit.api.credentials import Credentials, read_tls
 from collabedit.api.places import check_address, check_place
 from collabedit.cli.configuration import AggregatorCommand, ConfigOption
 from collabedit.cli.console import ConsoleReporter, say
@@ -41,7 +43,8 @@ from collabedit.cli.web import (
     WebRemoteOption,
     served_pages,
 )
-from collabedit.errors import InputError
+from collabedit.crypto.certificates import certificate_name
+from collabedit.errors import InputError, TransportError
 from collabedit.operations.progress import SessionProgress
 from collabedit.plan import format_digest, load_plan
 
@@ -77,6 +80,12 @@ def serve(
     ] = False,
     record: RecordOption = None,
     linger: Annotated[float, typer.Option(min=0, help="Seconds to stay after the end.")] = 15.0,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds that calls have to end after SIGTERM.")
+    ] = 10.0,
+    reflection: Annotated[
+        bool, typer.Option("--reflection", help="Let parties' tools ask which methods there are.")
+    ] = False,
     metrics: MetricsOption = None,
     status: StatusOption = None,
     web_remote: WebRemoteOption = False,
@@ -89,7 +98,8 @@ def serve(
 ) -> None:
     """Run one session of a plan, then exit: 0 if it finished, 5 if it was aborted.
 
-    Started again with the same --state after a crash or a stop, it resumes the session.
+    SIGTERM lets calls end, and exits with 0. Started again with the same --state after a crash or a
+    stop, it resumes the session. SIGHUP reads the TLS files anew, as their change does.
     """
     configure_logs(log_format, log_level, as_json=json_logs, debug=debug)
     check_address("--listen", listen)
@@ -115,6 +125,8 @@ def serve(
         abandon=abandon,
         record=record,
         traffic=traffic,
+        grace=grace,
+        reflection=reflection,
         reporter=reporter,
     )
     with (
@@ -126,17 +138,14 @@ def serve(
             observe=reporter.observe,
         ),
     ):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: aggregator.stop())
+        stopped_by = _heed_signals(aggregator)
         if port_file is not None:
-            port_file.parent.mkdir(parents=True, exist_ok=True)
-            partial = port_file.with_name(f".{port_file.name}.partial")
-            partial.write_text(f"{aggregator.server.port}\n")
-            partial.replace(port_file)
+            _write_port(port_file, aggregator.server.port)
         served = aggregator.run(linger=linger)
     if served is None:
         say("stopped before the session was over; the same command resumes it")
-        raise typer.Exit(130)
+        # Whoever asked for the end by SIGTERM got what was asked for; Ctrl-C broke something off.
+        raise typer.Exit(0 if signal.SIGTERM in stopped_by else 130)
     say(f"session finished: {len(served.records)} sums opened and merged")
 
 
@@ -156,6 +165,27 @@ class _Reporter(ConsoleReporter):
         """Log an event, and keep it."""
         self._progress.observe(event, fields)
         super().observe(event, fields)
+
+
+def _heed_signals(aggregator: Aggregator) -> list[int]:
+    """Stop by SIGTERM and SIGINT, read TLS files by SIGHUP; the list says which one stopped it."""
+    stopped_by: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        stopped_by.append(number)
+        aggregator.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: aggregator.renew_certificate())
+    return stopped_by
+
+
+def _write_port(path: Path, port: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(f"{port}\n")
+    partial.replace(path)
 
 
 def _pages(
@@ -195,6 +225,30 @@ def _pages(
         )
         wanted["--status"] = status, {"/": pages.html, "/status.json": pages.json}
     return wanted
+
+
+@app.command("health", cls=AggregatorCommand)
+def health(
+    tls_cert: CertificateOption,
+    tls_key: TlsKeyOption,
+    tls_ca: AuthorityOption,
+    connect: Annotated[str, typer.Option(help="HOST:PORT of the aggregator.")] = "127.0.0.1:7443",
+    server_name: Annotated[
+        str | None, typer.Option(help="Name on its certificate; default: that of --tls-cert.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longest wait.")] = 5.0,
+) -> None:
+    """Ask an aggregator whether it takes calls: 0 if so, 6 if not. For probes.
+
+    Any certificate of the session's authority will do, such as the aggregator's own.
+    """
+    check_address("--connect", connect)
+    name = certificate_name(tls_cert.read_bytes()) if tls_cert.is_file() else ""
+    own = read_tls(tls_cert, tls_key, tls_ca, name=name)
+    identity = ServerTls(own.certificate, own.key, own.authority)
+    if not is_serving(connect, tls=identity, server_name=server_name or name, seconds=seconds):
+        raise TransportError(f"{connect}: it is stopping, and takes no new calls")
+    typer.echo("serving")
 
 
 @app.command("log")

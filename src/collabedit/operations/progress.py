@@ -14,6 +14,7 @@ from typing import cast
 
 from collabedit.aggregator import states as s
 from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.reporting import Observer
 from collabedit.errors import AbortReason
 
 BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
@@ -82,6 +83,15 @@ class SessionProgress:
                     self._joined.add(str(fields["party"]))
                 case "refused":
                     self._refused[str(fields["error"])] += 1
+
+    def before(self, observer: Observer) -> Observer:
+        """Return an observer that takes note, and then tells `observer`."""
+
+        def both(event: str, fields: Mapping[str, object]) -> None:
+            self.observe(event, fields)
+            observer(event, fields)
+
+        return both
 
     def _leave(self) -> None:
         if self._rounds and self._rounds[-1].seconds is None:

@@ -42,7 +42,7 @@ def test_levels_are_the_documented_ones() -> None:
     for event, level, _ in rows():
         if level != "as above":
             assert LEVELS.get(event, LogLevel.INFO) == level, event
-    assert set(LEVELS) <= {event for event, _, _ in rows()} | {"certificate-refused"}
+    assert set(LEVELS) <= {event for event, _, _ in rows()}
 
 
 def lines(text: str) -> list[dict[str, object]]:
