@@ -116,9 +116,9 @@ RATIOS = (
     ),
     Ratio(
         "transport",
-        "upload over mutual TLS, beside a bare stream",
-        {"what": "ours"},
-        "ratio_to_raw",
+        "upload with masks, beside a mutual TLS socket",
+        {"what": "ours, masks included"},
+        "ratio_to_socket",
         is_inverse=True,
         wanted=0.8,
     ),
