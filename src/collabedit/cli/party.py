@@ -48,6 +48,7 @@ from collabedit.crypto.kdf import transcript_hash
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError, InputError
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
+from collabedit.party.editing.means import Means, parse_means
 from collabedit.party.edits import Edit, edits_digest, load_edits
 from collabedit.party.entries import OpenSession
 from collabedit.party.items import edit_items
@@ -86,6 +87,20 @@ ThreadsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
         "--threads", min=1, help="CPU threads, and processes that encrypt; default: all cores."
+    ),
+]
+
+AutocastOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--autocast",
+        help="bfloat16: search targets with products in it, on a model in float32; for GPUs.",
+    ),
+]
+MemoryMibOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--memory-mib", min=1, help="Bound of a target search's memory beside the model, MiB."
     ),
 ]
 
@@ -199,7 +214,12 @@ def _assessment_text(plan: Plan, path: Path | None) -> str | None:
 
 
 def _targets(
-    plan: Plan, model: "EditableModel", edits: tuple[Edit, ...], path: Path, ranks: "Ranks"
+    plan: Plan,
+    model: "EditableModel",
+    edits: tuple[Edit, ...],
+    path: Path,
+    ranks: "Ranks",
+    means: Means,
 ) -> "Targets":
     """Read the targets that `prepare` left, or compute them now and leave them."""
     from collabedit.party.editing.editor import edited_layers, start_weights, target_settings
@@ -220,6 +240,8 @@ def _targets(
             ),
             ranks=ranks,
         )
+        if targets.autocast != "off":
+            say(f"they were searched with products in {targets.autocast}")
     else:
         with progress_bar("targets") as advance:
             targets = compute_targets(
@@ -231,6 +253,7 @@ def _targets(
                 weights=weights,
                 progress=advance,
                 ranks=ranks,
+                means=means,
             )
         if ranks.is_first:
             targets.save(path)
@@ -243,18 +266,26 @@ def _targets(
 
 
 def _requests(
-    model: "EditableModel", memory: OwnMemory, wish: "Wish | None", work: Path, *, resumes: bool
+    model: "EditableModel",
+    memory: OwnMemory,
+    wish: "Wish | None",
+    work: Path,
+    means: Means,
+    *,
+    resumes: bool,
 ) -> tuple["Selection", Recollection, "Reassertions | None"]:
     """Decide which edits are edited, which past ones and what else is brought, and say so."""
     from collabedit.party.editing.ranks import ALONE
     from collabedit.party.editing.selection import select_edits
 
     plan = memory.plan
-    targets = _targets(plan, model, memory.edits, work / TARGETS_FILE, ALONE)
+    targets = _targets(plan, model, memory.edits, work / TARGETS_FILE, ALONE, means)
     chosen = select_edits(memory.edits, targets, plan.editing.skip_residual)
     recollection = memory.recall(chosen.held)
     tell_selection(plan, chosen.held, recollection)
-    added = take_reassertions(plan, model, wish, chosen, work, past=memory.past, resumes=resumes)
+    added = take_reassertions(
+        plan, model, wish, chosen, work, past=memory.past, resumes=resumes, means=means
+    )
     return chosen, recollection, added
 
 
@@ -292,6 +323,8 @@ def prepare(
     reassert_count: ReassertCountOption = None,
     previous: PreviousOption = None,
     device: DeviceOption = "auto",
+    autocast: AutocastOption = "off",
+    memory_mib: MemoryMibOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Compute the targets of one's edits offline, the longest part of taking part.
@@ -302,6 +335,7 @@ def prepare(
     from collabedit.party.editing.selection import select_edits
 
     ranks, device = use_ranks(device)
+    chosen_means = parse_means(autocast, memory_mib)
     plan = load_plan(plan_file)
     records = _own_edits(plan, name, edits)
     wish = read_wish(plan, name, records, work, file=reassert, count=reassert_count)
@@ -309,10 +343,10 @@ def prepare(
         _prepare_directory(work)
     _use_threads(threads)
     loaded = load_plan_model(plan, model, device=device, previous=previous or ())
-    targets = _targets(plan, loaded, records, work / TARGETS_FILE, ranks)
+    targets = _targets(plan, loaded, records, work / TARGETS_FILE, ranks, chosen_means)
     say(f"{len(records)} targets are in {work / TARGETS_FILE} (private)")
     chosen = select_edits(records, targets, plan.editing.skip_residual)
-    made = take_reassertions(plan, loaded, wish, chosen, work, ranks=ranks)
+    made = take_reassertions(plan, loaded, wish, chosen, work, ranks=ranks, means=chosen_means)
     ranks.finish()
     if made is not None:
         say(f"{len(made.facts)} re-assertions are in {work / REASSERTIONS_FILE} (private)")
@@ -371,6 +405,8 @@ def join(
         typer.Option(help="Ask before going on, once copies and conflicts of edits are known."),
     ] = False,
     device: DeviceOption = "auto",
+    autocast: AutocastOption = "off",
+    memory_mib: MemoryMibOption = None,
     threads: ThreadsOption = None,
     json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
     debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
@@ -420,7 +456,12 @@ def join(
             loaded = load_plan_model(plan, model, device=device, previous=previous or ())
         with watch.phase("targets"):
             chosen, recollection, added = _requests(
-                loaded, own_memory, wish, work, resumes=unfinished is not None
+                loaded,
+                own_memory,
+                wish,
+                work,
+                parse_means(autocast, memory_mib),
+                resumes=unfinished is not None,
             )
         editor = ModelEditor(
             plan,
@@ -431,6 +472,7 @@ def join(
             past=recollection.edits,
             text=text,
             reassertions=added,
+            means=parse_means(autocast, memory_mib),
         )
         channel = GrpcChannel(
             connect,
@@ -483,6 +525,7 @@ def join(
             {
                 **selection_report(plan, chosen.held, recollection, session),
                 **reassertion_report(added, session),
+                "target_search": {"autocast": chosen.targets.autocast},
             },
         )
         journal.end()

@@ -15,6 +15,7 @@ from collabedit.party.member import SessionReport
 from collabedit.plan import Plan
 
 if TYPE_CHECKING:
+    from collabedit.party.editing.means import Means
     from collabedit.party.editing.model import EditableModel
     from collabedit.party.editing.ranks import Ranks
     from collabedit.party.editing.reassertion import Reassertions, Wish
@@ -85,6 +86,7 @@ def take_reassertions(
     past: Sequence[Edit] = (),
     resumes: bool = False,
     ranks: "Ranks | None" = None,
+    means: "Means | None" = None,
 ) -> "Reassertions | None":
     """Read the re-assertions that `prepare` left, or make them now and leave them.
 
@@ -97,12 +99,14 @@ def take_reassertions(
         past: past edits; what they are about is left alone.
         resumes: whether a session goes on that began with re-assertions of its own.
         ranks: that share the search (`reassertion.make_reassertions`); None is one process.
+        means: of the search; None is `means.OWN_MEANS`.
 
     Raises:
         InputError: those that are there were made for something else, there are too few facts, or
             those of a session that goes on are gone.
     """
     from collabedit.party.editing.editor import edited_layers, start_weights, target_settings
+    from collabedit.party.editing.means import OWN_MEANS
     from collabedit.party.editing.ranks import ALONE
     from collabedit.party.editing.reassertion import (
         Search,
@@ -125,6 +129,7 @@ def take_reassertions(
         target_settings(plan.editing),
         start_weights(plan),
         ranks,
+        means or OWN_MEANS,
     )
     if ranks.decide(path.exists()):
         if not ranks.is_first:
