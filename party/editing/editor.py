@@ -195,6 +195,7 @@ class ModelEditor:
         reassertions: true facts that are edited in beside `edits`; they measure nothing.
         ranks: that share the forward passes of `statistics` and the searches of `weigh`; each has
             an editor of its own, and all are called alike.
+        means: of the searches of `weigh`.
     """
 
     plan: Plan
