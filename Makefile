@@ -98,7 +98,7 @@ protos: $(VENV)/.dev
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=src src/collabedit/proto/v1/*.proto
 
 # What is asked of this project, and the page; `bench-all` is everything that has no extra to install.
-BENCHES ?= masks peers merge transport targets scale links
+BENCHES ?= masks peers merge transport targets keys gpu scale links
 bench: $(VENV)/.dev
 	for name in $(BENCHES); do $(BIN)/python benchmarks/bench_$$name.py || exit 1; done
 	$(BIN)/python benchmarks/page.py

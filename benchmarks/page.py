@@ -100,8 +100,8 @@ RATIOS = (
     ),
     Ratio(
         "targets",
-        "search of targets, 4 in a batch, beside one by one",
-        {"what": "4 in a batch"},
+        "search of targets, 8 in a batch, beside one by one",
+        {"what": "8 in a batch"},
         "ratio_to_peer",
         is_inverse=True,
         wanted=3,

@@ -21,6 +21,7 @@ from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError, InputError
 from collabedit.ids import LayerIndex
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
+from collabedit.party.editing.means import OWN_MEANS, Means
 from collabedit.party.edits import edits_digest
 from collabedit.party.items import edit_items
 from collabedit.party.journal import PartyJournal
@@ -65,6 +66,7 @@ class JoinOptions:
         review: shown what is decided about copies and conflicts of edits; may raise to leave.
         device: `auto`, `cpu`, `cuda` and so on; `spread` is over all GPUs.
         threads: of the processor, and processes that encrypt; None for all cores.
+        means: of the search of targets: its memory, its precision.
     """
 
     covariance: Path | None = None
@@ -83,6 +85,7 @@ class JoinOptions:
     review: Review = accept
     device: str = "auto"
     threads: int | None = None
+    means: Means = OWN_MEANS
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,13 @@ def join(
             loaded = load_plan_model(plan, model, device=options.device, previous=options.previous)
         with watch.phase("targets"):
             requests = take_requests(
-                loaded, memory, wish, work, resumes=unfinished is not None, reporter=reporter
+                loaded,
+                memory,
+                wish,
+                work,
+                resumes=unfinished is not None,
+                means=options.means,
+                reporter=reporter,
             )
         editor = ModelEditor(
             plan,
@@ -168,6 +177,7 @@ def join(
             past=requests.past.edits,
             text=text,
             reassertions=requests.reassertions,
+            means=options.means,
         )
         channel = _open_channel(plan, address, credentials, options)
         reporter.connect(channel)
@@ -199,6 +209,7 @@ def join(
             selected={
                 **selection_report(plan, requests.chosen.held, requests.past, session),
                 **reassertion_report(requests.reassertions, session),
+                "target_search": {"autocast": requests.chosen.targets.autocast},
             },
         )
         journal.end()

@@ -39,6 +39,7 @@ from collabedit.cli.recording import RecordOption
 from collabedit.cli.review import OVERLAP_FILE, overlap_review
 from collabedit.cli.web import MetricsOption, WebNameOption, WebRemoteOption
 from collabedit.errors import InputError
+from collabedit.party.editing.means import parse_means
 from collabedit.party.journal import ABANDON_OPTION, KEY_OPTION
 from collabedit.party.ledger import ACCEPT_OPTION
 from collabedit.plan import load_plan
@@ -66,6 +67,21 @@ ThreadsOption: TypeAlias = Annotated[
 ]
 
 
+AutocastOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--autocast",
+        help="bfloat16: search targets with products in it, on a model in float32; for GPUs.",
+    ),
+]
+MemoryMibOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--memory-mib", min=1, help="Bound of a target search's memory beside the model, MiB."
+    ),
+]
+
+
 @app.callback()
 def _root(context: typer.Context) -> None:
     check_alone(context, except_for=frozenset({"prepare"}))
@@ -82,6 +98,8 @@ def prepare(
     reassert_count: ReassertCountOption = None,
     previous: PreviousOption = None,
     device: DeviceOption = "auto",
+    autocast: AutocastOption = "off",
+    memory_mib: MemoryMibOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Compute the targets of one's edits offline, the longest part of taking part.
@@ -101,6 +119,7 @@ def prepare(
         device=device,
         threads=threads,
         ranks=ranks,
+        means=parse_means(autocast, memory_mib),
     )
 
 
@@ -157,6 +176,8 @@ def join(
         typer.Option(help="Ask before going on, once copies and conflicts of edits are known."),
     ] = False,
     device: DeviceOption = "auto",
+    autocast: AutocastOption = "off",
+    memory_mib: MemoryMibOption = None,
     threads: ThreadsOption = None,
     metrics: MetricsOption = None,
     web_remote: WebRemoteOption = False,
@@ -198,6 +219,7 @@ def join(
         review=overlap_review(work / OVERLAP_FILE, ask=review),
         device=device,
         threads=threads,
+        means=parse_means(autocast, memory_mib),
     )
     reporter = MeteredReporter(plan, name)
     with reporter.served(metrics, names=web_name, is_remote=web_remote):
