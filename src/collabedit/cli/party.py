@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from collabedit.cli import apply
+from collabedit.cli import apply, export, undo
 from collabedit.cli.console import (
     PreviousOption,
     check_address,
@@ -31,6 +31,7 @@ from collabedit.cli.credentials import (
 from collabedit.cli.memory import MemoryOption, OwnMemory, selection_report, tell_selection
 from collabedit.cli.memory import app as memory_app
 from collabedit.cli.plan import check_ckks, check_count
+from collabedit.cli.publishing import load_to_edit, write_joined
 from collabedit.cli.ranks import check_alone, use_ranks
 from collabedit.cli.reassertion import FILE as REASSERTIONS_FILE
 from collabedit.cli.reassertion import (
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Take part with an institution's own edits.", no_args_is_help=True)
 app.add_typer(memory_app, name="memory")
 app.command("apply")(apply.run)
+app.command("export")(export.run)
+app.command("undo")(undo.run)
 
 NameOption: TypeAlias = Annotated[str, typer.Option("--name", help="Own name in the plan.")]
 ModelOption: TypeAlias = Annotated[Path, typer.Option("--model", help="Model directory.")]
@@ -412,12 +415,10 @@ def join(
                 ModelEditor,
                 key_maps,
                 load_plan_covariance,
-                load_plan_model,
             )
-            from collabedit.party.editing.model import save_checkpoint
 
             maps = key_maps(plan, load_plan_covariance(plan, covariance))
-            loaded = load_plan_model(plan, model, device=device, previous=previous or ())
+            loaded, layout = load_to_edit(plan, model, device=device, previous=previous)
         with watch.phase("targets"):
             chosen, recollection, added = _requests(
                 loaded, own_memory, wish, work, resumes=unfinished is not None
@@ -471,7 +472,7 @@ def join(
             save_update(work / UPDATE_FILE, editor, session)
             # A process that died between saving and the end of its journal has written it.
             if output is not None and not (finished and output.exists()):
-                save_checkpoint(loaded, output)
+                write_joined(plan, loaded, layout, output, session=session, updates=editor.updates)
             own_memory.remember(session, chosen.edits, recollection)
         write_report(
             work / REPORT_FILE,
