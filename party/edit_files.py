@@ -113,7 +113,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             yield {name: cell for name, cell in row.items() if cell and cell.strip()}
     except csv.Error as error:
         # The module's phrases are fixed; none quotes the file.
-        raise EditFileError(f"{path}: line {reader.line_num}: no table: {error}") from None
+        raise EditFileError(f"{path}: line {reader.reader.line_num}: no table: {error}") from None
 
 
 def _read(path: Path, *, newline: str | None = None) -> str:

@@ -9,6 +9,7 @@
 An error names the record's place and the field, never what it holds.
 """
 
+import unicodedata
 from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -291,8 +292,20 @@ def _template(where: str, prompt: str, subject: str, *, name: str) -> str:
     _refuse_slot(where, name, prompt)
     template = subject_template(prompt, subject)
     if template is None:
-        raise EditFileError(f"{where}: field 'subject': does not occur in '{name}'")
+        hint = _nearly(prompt, subject)
+        raise EditFileError(f"{where}: field 'subject': does not occur in '{name}'{hint}")
     return template
+
+
+def _nearly(prompt: str, subject: str) -> str:
+    """Say how a subject differs from what the prompt seems to have in its place, if at all."""
+    composed = [unicodedata.normalize("NFC", text) for text in (prompt, subject)]
+    if composed[1] in composed[0]:
+        return " (but for how accents are encoded: write both in Unicode NFC)"
+    folded = [" ".join(text.casefold().split()) for text in composed]
+    if folded[1] in folded[0]:
+        return " (but for capitals or blanks)"
+    return ""
 
 
 def _refuse_slot(where: str, name: str, text: str) -> None:

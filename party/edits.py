@@ -53,18 +53,23 @@ def read_edits(
             yield number, error
 
 
-def load_edits(path: Path) -> tuple[Edit, ...]:
+def load_edits(path: Path, columns: Columns | None = None) -> tuple[Edit, ...]:
     """Read a file of edits, in file order.
 
     Each record may be in any of the forms. A record without `case_id` is named by its number,
     counted from 1.
 
+    Args:
+        path: JSON, JSONL, CSV or TSV.
+        columns: as `read_edits` has them.
+
     Raises:
         EditFileError: the file cannot be read, or a record is malformed. One line that names file,
             record and field.
+        InputError: the mapping beside it is malformed.
     """
     edits = []
-    for _, found in read_edits(path):
+    for _, found in read_edits(path, columns):
         if isinstance(found, EditFileError):
             raise found
         edits.append(found)

@@ -20,6 +20,7 @@ from collabedit.cli import (
     audit,
     covariance,
     demo,
+    edits,
     evaluate,
     evidence,
     experiment,
@@ -44,6 +45,7 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(keys.app, name="keys")
 app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(party.app, name="party")
+app.add_typer(edits.app, name="edits")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(audit.app, name="audit")
 app.command("covariance")(covariance.run)
