@@ -24,12 +24,12 @@ from collabedit.sketch import LowRankUpdate
 from tests.support.processes import run_here
 from tests.support.saved_models import report
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LAYERS = (6, 7, 8)
 RIDGE = 1.0
 TEMPLATES = ("{}", "The reason is simple. {}")
-SETTINGS = TargetSettings(learning_rate=0.5, steps=20, clamp_factor=4.0, weight_decay=1e-3)
+SETTINGS = TargetSettings(learning_rate=0.5, steps=15, clamp_factor=4.0, weight_decay=1e-3)
 FACTS = tuple(
     Edit(case_id=subject, prompt=prompt, subject=subject, target_new=target)
     for prompt, subject, target in (
@@ -52,20 +52,23 @@ except ModuleNotFoundError:
 else:
     raise SystemExit("collabedit is here")
 import torch
+torch.set_num_threads(1)
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(base)
 load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-plain, written = load(base), load(edited)
+written = load(edited)
 adapted = PeftModel.from_pretrained(load(base), adapter).eval()
 found = {"difference": 0.0, "change": 0.0, "answers": [], "modules": []}
 with torch.no_grad():
     for question in questions:
         ids = tokenizer(question, return_tensors="pt")
-        wanted, got, before = (model(**ids).logits for model in (written, adapted, plain))
+        wanted, got = written(**ids).logits, adapted(**ids).logits
+        with adapted.disable_adapter():
+            before = adapted(**ids).logits
         found["difference"] = max(found["difference"], float((wanted - got).abs().max()))
         found["change"] = max(found["change"], float((wanted - before).abs().max()))
-        row = adapted.generate(**ids, max_new_tokens=4, do_sample=False)[0]
+        row = adapted.generate(**ids, max_new_tokens=3, do_sample=False)[0]
         found["answers"].append(tokenizer.decode(row[ids["input_ids"].shape[1]:]).strip())
 found["modules"] = sorted({name.split(".")[0] for name in sys.modules} & {"collabedit", "peft"})
 print(json.dumps(found))
@@ -127,7 +130,7 @@ def test_an_adapter_answers_edited_facts_where_this_project_is_not(
         capture_output=True,
         text=True,
         check=False,
-        timeout=250,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -18,6 +18,7 @@ from collabedit import __version__
 from collabedit.cli import (
     aggregator,
     audit,
+    convert,
     covariance,
     demo,
     edits,
@@ -48,6 +49,7 @@ app.add_typer(party.app, name="party")
 app.add_typer(edits.app, name="edits")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(audit.app, name="audit")
+app.command("convert")(convert.run)
 app.command("covariance")(covariance.run)
 app.command("evaluate")(evaluate.run)
 app.command("simulate")(simulate.run)

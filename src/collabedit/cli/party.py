@@ -75,9 +75,11 @@ app.command("export")(export.run)
 app.command("undo")(undo.run)
 
 NameOption: TypeAlias = Annotated[str, typer.Option("--name", help="Own name in the plan.")]
-ModelOption: TypeAlias = Annotated[Path, typer.Option("--model", help="Model directory.")]
+ModelOption: TypeAlias = Annotated[
+    Path, typer.Option("--model", help="Model directory, or name on the hub.")
+]
 EditsOption: TypeAlias = Annotated[
-    Path, typer.Option("--edits", help="Edits file: CounterFact, EasyEdit or zsRE form.")
+    Path, typer.Option("--edits", help="Edits file: JSON, JSONL, CSV or TSV (docs/edits-files.md).")
 ]
 WorkOption: TypeAlias = Annotated[
     Path, typer.Option("--work", help="Private directory for targets, update and report.")
