@@ -71,6 +71,18 @@ def load_plan_model(
         InputError: an update is missing, too many, of another session, or in the wrong place.
     """
     history = load_history(previous, weights=plan.model.weights, sessions=plan.model.previous or ())
+    model = load_plan_checkpoint(plan, path, device=device)
+    for saved in history:
+        apply_saved(model, saved)
+    return model
+
+
+def load_plan_checkpoint(plan: Plan, path: Path, *, device: str = "auto") -> EditableModel:
+    """Load a model directory and check that it is the plan's model, before its history.
+
+    Raises:
+        ModelError: another architecture, shape, weights or tokenizer; says which and both digests.
+    """
     model = load_model(path, dtype=plan.model.dtype, device=device)
     found = model.architecture.model_type
     if found != plan.model.architecture:
@@ -88,8 +100,6 @@ def load_plan_model(
                 f"{path}: layer {layer.index} maps {shape[0]} to {shape[1]}, in the plan "
                 f"{layer.inputs} to {layer.outputs}"
             )
-    for saved in history:
-        apply_saved(model, saved)
     return model
 
 

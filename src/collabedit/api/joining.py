@@ -10,6 +10,7 @@ from collabedit.api.credentials import Credentials
 from collabedit.api.evidence import evidence_sink
 from collabedit.api.memory import OwnMemory, selection_report
 from collabedit.api.places import check_address
+from collabedit.api.publishing import load_to_edit, write_joined
 from collabedit.api.reassertion import read_wish, reasserted_items, reassertion_report
 from collabedit.api.recording import recorded
 from collabedit.api.reporting import Reporter
@@ -152,12 +153,12 @@ def join(
                 ModelEditor,
                 key_maps,
                 load_plan_covariance,
-                load_plan_model,
             )
-            from collabedit.party.editing.model import save_checkpoint
 
             maps = key_maps(plan, load_plan_covariance(plan, options.covariance))
-            loaded = load_plan_model(plan, model, device=options.device, previous=options.previous)
+            loaded, layout = load_to_edit(
+                plan, model, device=options.device, previous=options.previous
+            )
         with watch.phase("targets"):
             requests = take_requests(
                 loaded,
@@ -197,7 +198,15 @@ def join(
             save_update(work / UPDATE_FILE, editor, session, reporter=reporter)
             # A process that died between saving and the end of its journal has written it.
             if options.output is not None and not (finished and options.output.exists()):
-                save_checkpoint(loaded, options.output)
+                write_joined(
+                    plan,
+                    loaded,
+                    layout,
+                    options.output,
+                    session=session,
+                    updates=editor.updates,
+                    reporter=reporter,
+                )
             memory.remember(session, requests.chosen.edits, requests.past)
         write_report(
             work / REPORT_FILE,

@@ -10,7 +10,7 @@ from collabedit.api.credentials import Credentials
 from collabedit.api.joining import JoinOptions
 from collabedit.api.party import Party
 from collabedit.api.places import check_address
-from collabedit.cli import apply
+from collabedit.cli import apply, export, undo
 from collabedit.cli.configuration import ConfigOption, PartyCommand
 from collabedit.cli.console import ConsoleReporter, PreviousOption
 from collabedit.cli.credentials import (
@@ -47,11 +47,15 @@ from collabedit.plan import load_plan
 app = typer.Typer(help="Take part with an institution's own edits.", no_args_is_help=True)
 app.add_typer(memory_app, name="memory")
 app.command("apply")(apply.run)
+app.command("export")(export.run)
+app.command("undo")(undo.run)
 
 NameOption: TypeAlias = Annotated[str, typer.Option("--name", help="Own name in the plan.")]
-ModelOption: TypeAlias = Annotated[Path, typer.Option("--model", help="Model directory.")]
+ModelOption: TypeAlias = Annotated[
+    Path, typer.Option("--model", help="Model directory, or name on the hub.")
+]
 EditsOption: TypeAlias = Annotated[
-    Path, typer.Option("--edits", help="Edits file: CounterFact, EasyEdit or zsRE form.")
+    Path, typer.Option("--edits", help="Edits file: JSON, JSONL, CSV or TSV (docs/edits-files.md).")
 ]
 WorkOption: TypeAlias = Annotated[
     Path, typer.Option("--work", help="Private directory for targets, update and report.")
