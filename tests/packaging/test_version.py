@@ -54,6 +54,7 @@ def test_the_version_is_written_once() -> None:
     assert not re.search(r"^version:", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_wheel_has_that_version(wheel: Path) -> None:
     assert wheel.name == f"collabedit-{collabedit.__version__}-py3-none-any.whl"
 
