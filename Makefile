@@ -192,9 +192,12 @@ licences: out/release/.tools out/runtime/.made
 	$(TOOLS)/pip-licenses --python out/runtime/bin/python --with-urls --format markdown \
 	  --output-file out/licences.md
 
+# The tool does not know where setuptools finds the version, so it is written for it.
 sbom: out/release/.tools out/runtime/.made
+	version=$$(sed -n 's/^__version__ = //p' src/collabedit/__init__.py) && \
+	  sed "s/^dynamic = \[\"version\"\]/version = $$version/" pyproject.toml > out/runtime/pyproject.toml
 	SOURCE_DATE_EPOCH=$$(git show --no-patch --format=%ct $(COMMIT)) $(TOOLS)/cyclonedx-py environment \
-	  --pyproject pyproject.toml --output-reproducible --validate --output-file out/sbom.json \
+	  --pyproject out/runtime/pyproject.toml --output-reproducible --validate --output-file out/sbom.json \
 	  out/runtime/bin/python
 
 audit-dependencies: out/release/.tools $(VENV)/.dev
