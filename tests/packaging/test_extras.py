@@ -38,6 +38,7 @@ OWNERS = {
     "collabedit.party.editing": "party",
     # Baselines train adapters; the protocol does without.
     "collabedit.party.editing.baselines": "demo",
+    "collabedit.party.editing.gguf_files": "demo",
 }
 # What a module may also import inside of functions, and then says which extra is missing.
 ALSO_LATER = {
@@ -47,7 +48,6 @@ ALSO_LATER = {
     "collabedit.attacks.grey_box": "attacks",
     "collabedit.cli.party": "party",
     "collabedit.grid": "experiments",
-    "collabedit.party.editing.gguf_files": "demo",
     "collabedit.party.noise": "privacy",
 }
 # Of an extra that others load by name; no module here imports them.
