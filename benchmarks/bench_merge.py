@@ -38,6 +38,10 @@ from collabedit.sketch import (
 OURS, SOLVE, PAPER = "sketch", "dense, one solve", "peer: the paper's rule"
 
 
+HEADROOM = 10.0
+"""Between what edits weigh and what a plan allows: `bounds.KEY_FACTOR` over what edits have."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """A layer, and who edits how much."""
@@ -84,7 +88,8 @@ class Federation:
         self.cross = self.residuals @ self.keys.T
         self.exact = self.update(np.arange(shape.edits))
         self.limits = EnergyLimits(
-            float(np.square(self.keys).sum()), float(np.square(self.residuals).sum())
+            HEADROOM * float(np.square(self.keys).sum()),
+            HEADROOM * float(np.square(self.residuals).sum()),
         )
 
     def update(self, part: NDArray[np.int64]) -> Matrix:

@@ -128,6 +128,7 @@ def check_sketch(
     gram: Matrix,
     cross: Matrix,
     *,
+    square: Matrix,
     values: Matrix,
     vectors: Matrix,
     tolerance: float,
@@ -141,9 +142,14 @@ def check_sketch(
     exceeds the true one, and A ⪰ τI since W was accepted with eigenvalues from -τ on. Rounding of
     Y in front of A^-½ adds σ√(d' tr A⁻¹) in the mean square, of which `NOISE_FACTOR` are allowed.
 
+    ‖YA^-½‖_F² = tr(A⁻¹YᵀY) needs no pass over Y, but A⁻¹ lifts the rounding of YᵀY, which is
+    relative to ‖Y‖². It decides where it passes with a bound of that rounding added (Higham 2002,
+    section 3.5: entries are off by d'·ε·|Y|ᵀ|Y| at most); elsewhere Y itself does.
+
     Args:
         gram: Y, [d', m].
         cross: Z, [d_out, m].
+        square: YᵀY, [m, m].
         values: eigenvalues of W, [m], none below -τ.
         vectors: its eigenvectors, [m, m].
         tolerance: τ, as `merge_sketch` has it.
@@ -159,12 +165,16 @@ def check_sketch(
         raise BoundsError("opened sums exceed every bound: W is zero where Y is not")
     basis = vectors / np.sqrt(lifted)
     root = float(np.sqrt((1 / lifted).sum()))
-    for what, matrix, limit, deviation in (
-        ("key", gram, limits.keys, noise),
-        ("residual", cross, limits.residuals, cross_noise),
-    ):
-        allowed = np.sqrt(limit) + NOISE_FACTOR * deviation * root * np.sqrt(len(matrix))
-        _check(what, float(np.linalg.norm(matrix @ basis)), float(allowed))
+
+    def allowed(limit: float, deviation: float, rows: int) -> float:
+        return float(np.sqrt(limit) + NOISE_FACTOR * deviation * root * np.sqrt(rows))
+
+    keys = allowed(limits.keys, noise, len(gram))
+    rounding = (len(gram) + 2 * len(square)) * np.finfo(np.float64).eps * np.trace(square) * root**2
+    if not float(np.vdot(basis, square @ basis) + rounding) <= keys**2:
+        _check("key", float(np.linalg.norm(gram @ basis)), keys)
+    residuals = allowed(limits.residuals, cross_noise, len(cross))
+    _check("residual", float(np.linalg.norm(cross @ basis)), residuals)
 
 
 def check_dense(
@@ -205,7 +215,9 @@ def check_dense(
     _check("residual", energy, float(np.sqrt(limits.residuals)) + NOISE_FACTOR * spread)
 
 
-def check_update(left: Matrix, right: Matrix, *, ridge: float, limits: EnergyLimits) -> None:
+def check_update(
+    left: Matrix, right: Matrix, *, ridge: float, limits: EnergyLimits, balanced: bool = False
+) -> None:
     """Hold a merged update, in mapped coordinates, against what the caps allow it to be.
 
     ΔW = RK̃ᵀ(ρI + K̃K̃ᵀ)⁻¹ and s/(ρ + s²) ≤ 1/(2√ρ) give ‖ΔW‖_F ≤ ‖R‖_F/(2√ρ). Without a ridge
@@ -220,6 +232,8 @@ def check_update(left: Matrix, right: Matrix, *, ridge: float, limits: EnergyLim
         right: [r, d'].
         ridge: ρ.
         limits: of the survivors, or of all parties.
+        balanced: the rows of `right` are orthogonal since the caller made them so, which gives the
+            size by their lengths and those of the columns of `left`.
 
     Raises:
         BoundsError: the update is larger, its size is not finite, or its factors cancel.
@@ -227,7 +241,11 @@ def check_update(left: Matrix, right: Matrix, *, ridge: float, limits: EnergyLim
     if not right.size:
         return
     with np.errstate(over="ignore", invalid="ignore"):
-        size = squared_size(left, right)
+        if balanced:
+            lengths = np.einsum("or,or->r", left, left), np.einsum("rd,rd->r", right, right)
+            size = float(np.vdot(*lengths))
+        else:
+            size = squared_size(left, right)
         factors = float(np.linalg.norm(left) ** 2 * np.linalg.norm(right) ** 2)
     if ridge and not 4 * ridge * size <= limits.residuals * (1 + SLACK) ** 2:
         raise BoundsError("the update is larger than edits within bounds.residual_energy can make")

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collabedit.cli.console import PreviousOption, say
+from collabedit.api.publishing import load_to_edit, write_edited
+from collabedit.api.results import check_output
+from collabedit.cli.console import ConsoleReporter, PreviousOption, say
 from collabedit.cli.credentials import PlanOption
 from collabedit.cli.publishing import (
     AuditOption,
     BaseModelOption,
     ReportOption,
-    load_to_edit,
     make_card,
     read_figures,
-    write_edited,
 )
-from collabedit.cli.results import check_output
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError
 from collabedit.plan import Plan, load_plan
@@ -130,6 +129,7 @@ def run(
         sessions=[*saved.previous, saved.session],
         card=card,
         keep_originals=keep_originals,
+        reporter=ConsoleReporter(lambda _event, _fields: None),
     )
     say(f"edited model written to {output}")
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from collabedit.api.results import check_output
 from collabedit.cli.console import say
-from collabedit.cli.results import check_output
 from collabedit.durable import whole_directory
 from collabedit.errors import ModelError
 

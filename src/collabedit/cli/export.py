@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from collabedit.api.results import check_output
 from collabedit.cli.console import PreviousOption, say
 from collabedit.cli.credentials import PlanOption
 from collabedit.cli.publishing import (
@@ -14,7 +15,6 @@ from collabedit.cli.publishing import (
     make_card,
     read_figures,
 )
-from collabedit.cli.results import check_output
 from collabedit.errors import InputError
 from collabedit.plan import load_plan
 

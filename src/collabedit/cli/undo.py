@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from collabedit.api.results import check_output
 from collabedit.cli.console import PreviousOption, say
 from collabedit.cli.credentials import PlanOption
-from collabedit.cli.results import check_output
 from collabedit.errors import InputError
 from collabedit.plan import load_plan
 
