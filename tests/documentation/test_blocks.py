@@ -20,6 +20,7 @@ from tests.documentation.blocks import (
     blocks_of,
     read_blocks,
 )
+from tests.documentation.outcomes import OUTCOMES
 from tests.documentation.parsers import check, check_inline, recorded
 from tests.documentation.shells import Workspace, workspace
 
@@ -36,6 +37,7 @@ def place(block: Block) -> str:
 
 def run_page(page: str, folder: Path, *, slow: bool) -> None:
     """Run the blocks of a page in order; without `slow`, only those that are quick."""
+    printed = []
     blocks = [block for block in blocks_of(page) if slow or not block.is_slow]
     done: set[str] = set()
     with workspace(folder) as terminals:
@@ -49,11 +51,13 @@ def run_page(page: str, folder: Path, *, slow: bool) -> None:
                 if setup not in done:
                     getattr(setups, setup)(terminals)
                     done.add(setup)
-            run_block(block, terminals)
+            printed.append(run_block(block, terminals))
         terminals.finish()
+        if slow and page in OUTCOMES:
+            OUTCOMES[page](terminals.folder, "".join(printed))
 
 
-def run_block(block: Block, terminals: Workspace) -> None:
+def run_block(block: Block, terminals: Workspace) -> str:
     try:
         printed = terminals.run(block)
     except AssertionError as error:
@@ -63,6 +67,7 @@ def run_block(block: Block, terminals: Workspace) -> None:
         lines = [re.sub(r"\s", "", line) for line in printed.splitlines()]
         assert lines
         assert not [line for line in lines if line not in page]
+    return printed
 
 
 @pytest.mark.parametrize("page", FAST)
