@@ -31,7 +31,7 @@ help:
 	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh, docs"
 	@echo "make docs       the documentation as a site, out/site/index.html"
 	@echo "make protos     regenerate proto/v1 from the .proto files"
-	@echo "make bench      the main benchmarks: JSON, a page and a plot under out/bench (about 6 minutes)"
+	@echo "make bench      the main benchmarks: JSON, a page and plots under out/bench (about 8 minutes)"
 	@echo "make bench-all  all of them"
 	@echo "make bench-peers  a client beside Flower's, which is installed under out/peers"
 	@echo "make bench-ckks CKKS beside TenSEAL's and NVFlare's settings and masked sums; memory of a session"
@@ -104,7 +104,7 @@ protos: $(VENV)/.dev
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=src src/collabedit/proto/v1/*.proto
 
 # What is asked of this project, and the page; `bench-all` is everything that has no extra to install.
-BENCHES ?= masks peers merge transport targets scale
+BENCHES ?= masks peers merge transport targets scale links
 bench: $(VENV)/.dev
 	for name in $(BENCHES); do $(BIN)/python benchmarks/bench_$$name.py || exit 1; done
 	$(BIN)/python benchmarks/page.py

@@ -40,7 +40,6 @@ from collabedit.errors import (
     JournalError,
     PlanError,
     ProtocolError,
-    SessionAbortedError,
     UnexpectedMessageError,
 )
 from collabedit.exchange import TileLayout, decode_frame
@@ -239,6 +238,17 @@ class Coordinator:
         """Whether the session is over, well or not."""
         return isinstance(self._state, s.Completed | s.Aborted)
 
+    @property
+    def dropouts(self) -> tuple[s.Dropout, ...]:
+        """Who was dropped in this session so far, and in which round."""
+        with self._changed:
+            done = tuple(dropout for record in self._records for dropout in record.dropouts)
+            if isinstance(self._state, s.Completed):
+                return done  # the record of the last task has them
+            if isinstance(self._state, s.Aborted):
+                return done + self._state.dropouts
+            return done + self._state.progress.dropouts
+
     def raise_if_aborted(self) -> None:
         """Raise if the session ended early.
 
@@ -246,12 +256,7 @@ class Coordinator:
             SessionAbortedError: with reason and culprit.
         """
         if isinstance(self._state, s.Aborted):
-            culprit = self._state.culprit
-            raise SessionAbortedError(
-                self._state.reason,
-                self._state.detail.removeprefix(f"{self._state.reason.name}: "),
-                culprit="" if culprit is None else self.plan.party_name(culprit),
-            )
+            raise self._state.to_error(self.plan)
 
     def welcome(self, packet: m.Packet) -> m.Packet:
         """Answer a `Join`.

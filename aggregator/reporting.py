@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from collabedit.aggregator import states as s
 from collabedit.aggregator.records import describe_dropout
+from collabedit.aggregator.rounds import ROUNDS
 from collabedit.errors import CollabEditError
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.plan import Plan, format_digest
@@ -39,6 +40,7 @@ class Reporter:
         self._plan = plan
         self.observer = observer
         self._dropouts = 0
+        self._round = ""
         self.muted = False
 
     def _tell(self, event: str, **fields: object) -> None:
@@ -57,6 +59,11 @@ class Reporter:
         self._dropouts = 0
         layers = [layer.index for layer in self._plan.tasks[task]]
         self._tell("task-started", task=task, layers=layers)
+        self._enter(task, ROUNDS[s.CollectingAdvertisements])
+
+    def _enter(self, task: TaskIndex, round_name: str) -> None:
+        self._round = round_name
+        self._tell("round-started", task=task, round=round_name)
 
     def received(self, task: TaskIndex, round_name: str, envelope: m.Envelope) -> None:
         """Note an accepted packet."""
@@ -85,7 +92,7 @@ class Reporter:
         )
 
     def state(self, task: TaskIndex, state: s.State) -> None:
-        """Note what is new in a state: dropouts, shares that were outvoted, an abort."""
+        """Note what is new in a state: its round, dropouts, shares that were outvoted, an abort."""
         if isinstance(state, s.Completed | s.Aborted):
             dropouts = state.dropouts
         else:
@@ -93,6 +100,9 @@ class Reporter:
         for dropout in dropouts[self._dropouts :]:
             self._tell("dropped", task=task, **describe_dropout(self._plan, dropout))
         self._dropouts = len(dropouts)
+        round_name = ROUNDS.get(type(state), "")
+        if round_name and round_name != self._round:
+            self._enter(task, round_name)
         if isinstance(state, s.Completed | s.Aborted) and state.votes:
             self._tell("voted", task=task, votes=name_votes(self._plan, state.votes))
         if isinstance(state, s.Aborted):

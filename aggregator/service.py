@@ -25,6 +25,8 @@ from grpc_health.v1 import health_pb2
 from collabedit.aggregator.calls import GUEST, Call, CallKind, CallTable, RefusalLog
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.liveness import LONGEST_POLL_SECONDS, Liveness
+from collabedit.aggregator.reflection import reflect
+from collabedit.aggregator.traffic import Traffic
 from collabedit.errors import (
     CollabEditError,
     CryptoError,
@@ -97,6 +99,9 @@ REFUSALS_LOGGED = 60
 REFUSAL_PERIOD_SECONDS = 60.0
 """A caller is refused as often as it likes, but does not fill the disk with lines about it."""
 
+FAREWELL_SECONDS = 2.0
+"""For answers on their way, once no call is served any more."""
+
 _TICK_SECONDS = 0.2
 _SLACK_BYTES = 64 << 10
 
@@ -125,9 +130,23 @@ class AggregatorServer:
         coordinator: the session.
         address: `host:port`; port 0 lets the system choose.
         tls: own identity on the network.
+        traffic: counts what crosses the wire; None counts nothing.
+        renewed: asked at each handshake for another identity; None keeps `tls`.
+        grace: seconds that calls have to end when the server stops.
+        reflection: whether tools may ask which methods there are.
     """
 
-    def __init__(self, coordinator: Coordinator, *, address: str, tls: ServerTls) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        *,
+        address: str,
+        tls: ServerTls,
+        traffic: Traffic | None = None,
+        renewed: Callable[[], ServerTls | None] | None = None,
+        grace: float = 2.0,
+        reflection: bool = False,
+    ) -> None:
         self._coordinator = coordinator
         self._timing = coordinator.plan.timing
         self._liveness = Liveness(coordinator.plan)
@@ -140,6 +159,7 @@ class AggregatorServer:
         self._pool = ThreadPoolExecutor(max_workers=places, thread_name_prefix="rpc")
         self._server = grpc.server(
             self._pool,
+            interceptors=None if traffic is None else [traffic],
             maximum_concurrent_rpcs=QUEUED_CALLS + places,
             options=_channel_options(parties, tile_bytes=coordinator.plan.aggregation.tile_bytes),
         )
@@ -161,31 +181,47 @@ class AggregatorServer:
             "Download": streaming(self._serve(transfer, self._download, seconds=stream)),
         }
         health: _Handlers = {"Check": unary(self._serve(message, self._check, guests=True))}
+        services = {COORDINATION: coordination, DATA: data, HEALTH: health}
+        if reflection:
+            name, tell = reflect(HEALTH)
+            answer = self._serve(message, lambda _call, frames, context: tell(frames, context))
+            services[name] = {"ServerReflectionInfo": streaming(answer)}
         self._server.add_generic_rpc_handlers(
             tuple(
                 grpc.method_handlers_generic_handler(name, methods)
-                for name, methods in ((COORDINATION, coordination), (DATA, data), (HEALTH, health))
+                for name, methods in services.items()
             )
         )
-        credentials = grpc.ssl_server_credentials(
-            [(tls.key, tls.certificate)],
-            root_certificates=tls.authority,
-            require_client_auth=True,
-        )
         try:
-            self.port = self._server.add_secure_port(address, credentials)
+            self.port = self._server.add_secure_port(address, _credentials(tls, renewed))
         except RuntimeError as error:
             raise TransportError(f"cannot listen on {address}: is the port in use?") from error
         self._stop = threading.Event()
+        self._grace = grace
 
     def __enter__(self) -> Self:
         self._server.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # Polls return at once. If somebody asked for the end, what else is under way may end, too.
         self._coordinator.interrupt()
-        self._server.stop(grace=2.0).wait()
+        deadline = time.monotonic() + (self._grace if self._stop.is_set() else 0.0)
+        self._stop.set()
+        while len(self._calls) and time.monotonic() < deadline:
+            time.sleep(_TICK_SECONDS / 4)
+        self._server.stop(grace=min(self._grace, FAREWELL_SECONDS)).wait()
         self._pool.shutdown()
+
+    @property
+    def reachable(self) -> frozenset[PartyId]:
+        """Who polled lately, and still needs something of the session."""
+        return self._liveness.reachable()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether new calls are taken."""
+        return not self._stop.is_set()
 
     def request_stop(self) -> None:
         """Make `run` return soon. Safe in a signal handler."""
@@ -249,6 +285,9 @@ class AggregatorServer:
         guests: bool = False,
     ) -> Callable[[Iterator[bytes], grpc.ServicerContext], T]:
         def served(frames: Iterator[bytes], context: grpc.ServicerContext) -> T:
+            if self._stop.is_set() and not guests:
+                # A status that clients repeat: whoever is started again goes on with the session.
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the aggregator is stopping")
             try:
                 caller = self._caller(context)
                 if caller != GUEST:
@@ -309,7 +348,9 @@ class AggregatorServer:
             raise MalformedMessageError("not a HealthCheckRequest") from error
         if request.service:
             context.abort(grpc.StatusCode.NOT_FOUND, "only the server as a whole has a health")
-        reply = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+        states = health_pb2.HealthCheckResponse
+        status = states.SERVING if self.is_serving else states.NOT_SERVING
+        reply = health_pb2.HealthCheckResponse(status=status)
         return bytes(reply.SerializeToString())
 
     def _check_sender(self, caller: PartyId, sender: PartyId) -> None:
@@ -385,6 +426,31 @@ class AggregatorServer:
             yield from self._coordinator.download(caller, task)
         except CollabEditError as error:
             self._refuse(context, error)
+
+
+def _credentials(
+    tls: ServerTls, renewed: Callable[[], ServerTls | None] | None
+) -> grpc.ServerCredentials:
+    def configuration(own: ServerTls) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(own.key, own.certificate)], root_certificates=own.authority
+        )
+
+    if renewed is None:
+        return grpc.ssl_server_credentials(
+            [(tls.key, tls.certificate)], root_certificates=tls.authority, require_client_auth=True
+        )
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        own = renewed()
+        return None if own is None else configuration(own)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(tls),
+        # None says that nothing changed; the stubs leave that out.
+        cast("Callable[[], grpc.ServerCertificateConfiguration]", fetch),
+        require_client_authentication=True,
+    )
 
 
 def _single(frames: Iterator[bytes]) -> bytes:

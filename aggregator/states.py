@@ -19,7 +19,7 @@ from collabedit.acceptance import Vote
 from collabedit.crypto.graph import Neighbourhood
 from collabedit.crypto.masking import SignedMask
 from collabedit.crypto.signing import SigningKey
-from collabedit.errors import AbortReason
+from collabedit.errors import AbortReason, SessionAbortedError
 from collabedit.ids import PartyId
 from collabedit.plan import Plan
 from collabedit.proto.messages import (
@@ -248,6 +248,14 @@ class Aborted:
     detail: str
     dropouts: tuple[Dropout, ...] = ()
     votes: Mapping[PartyId, Vote] = field(default_factory=dict)
+
+    def to_error(self, plan: Plan) -> SessionAbortedError:
+        """Return the error that says so, with reason and culprit."""
+        return SessionAbortedError(
+            self.reason,
+            self.detail.removeprefix(f"{self.reason.name}: "),
+            culprit="" if self.culprit is None else plan.party_name(self.culprit),
+        )
 
 
 Collecting: TypeAlias = (

@@ -1,5 +1,7 @@
 """Plans and identities for benchmarks, of any size, for no real model."""
 
+from typing import Literal
+
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.ids import AGGREGATOR, PartyId
@@ -24,11 +26,15 @@ def create_plan(
     corruptions: int | None = None,
     encrypted: bool = False,
     ring_bits: int = 64,
+    closed: bool = False,
+    max_edits: int = 1,
+    statistics: Literal["sketch", "dense"] = "sketch",
 ) -> Plan:
     """Make a plan of one layer whose contributions have (mapped + outputs)·capacity elements.
 
     `corruptions` asks for a sparse graph, None for the full one; `encrypted` for CKKS ciphertexts,
-    which go with closed sums alone. Numbers are up to 8 in the ring of 32 bits, 1e4 in that of 64.
+    which go with closed sums alone; `closed` for such sums without. `max_edits` are of each party.
+    Numbers are up to 8 in the ring of 32 bits, 1e4 in that of 64.
     """
     fractional_bits, magnitude_bound = (32, 10000.0) if ring_bits == 64 else (24, 8.0)
     parties = len(identities) - 1
@@ -36,7 +42,7 @@ def create_plan(
         {
             "name": f"party-{i}",
             "identity": identities[PartyId(i)].verify_key.to_bytes().hex(),
-            "max_edits": 1,
+            "max_edits": max_edits,
         }
         for i in range(1, parties + 1)
     ]
@@ -78,7 +84,7 @@ def create_plan(
             },
             "aggregation": {
                 "backend": "ckks" if encrypted else "masked",
-                "statistics": "sketch",
+                "statistics": statistics,
                 "capacity": capacity,
                 "ring_bits": ring_bits,
                 "fractional_bits": fractional_bits,
@@ -87,6 +93,6 @@ def create_plan(
                 "test_matrix_seed": "00" * 32,
             },
             "bounds": {"key_energy": 1e6, "residual_energy": 1e6},
-            "closed": {} if encrypted else None,
+            "closed": {} if encrypted or closed else None,
         }
     )

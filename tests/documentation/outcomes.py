@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from collabedit.cli.credentials import read_tls
+from collabedit import Credentials, load_plan
 from collabedit.party.editing.evaluate import evaluate
 from collabedit.party.editing.measures import figures
 from collabedit.party.editing.model import EditableModel, load_model
@@ -67,9 +67,15 @@ def _deploy(folder: Path, printed: str) -> None:
     place = folder / "deployment"
     for name in ("hub", *PARTIES):
         own = place / name
-        read_tls(own / "tls.pem", own / "tls-key.pem", own / "ca.pem", name=name)
-    # Of the covariance, of the plan, and of each public key and digest that `plan show` prints.
-    assert printed.count("valid") >= 1 + len(PARTIES)
+        Credentials.read(
+            load_plan(own / "plan.toml"),
+            name,
+            identity=own / "identity.pem",
+            certificate=own / "tls.pem",
+            key=own / "tls-key.pem",
+            authority=own / "ca.pem",
+        )
+    assert printed.count("plan.toml: valid") == 1 + len(PARTIES)
 
 
 def _readme(folder: Path, printed: str) -> None:

@@ -6,6 +6,8 @@ down its arguments. `check` then asks the program's own parser: click for `colla
 argparse of a script by its `--help`.
 """
 
+import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -200,6 +202,19 @@ def _torchrun(words: Sequence[str]) -> None:
     assert arguments.module
     assert arguments.training_script == "collabedit"
     _collabedit(arguments.training_script_args)
+
+
+def check_python(text: str) -> None:
+    """Compile a block, and look up what it imports.
+
+    Raises:
+        AssertionError: a module or a name in it does not exist.
+    """
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
 
 
 _CHECKS: Final[dict[str, Callable[[Sequence[str]], None]]] = {

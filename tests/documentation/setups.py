@@ -22,6 +22,11 @@ def model(workspace: Workspace) -> None:
     }
 
 
+def library(workspace: Workspace) -> None:
+    """Put a tiny model into `model`, where programs in the text look for it."""
+    build_tiny_model("llama", workspace.folder / "model")
+
+
 def edits(workspace: Workspace) -> None:
     """Add a model and the edits of three parties, four each."""
     model(workspace)

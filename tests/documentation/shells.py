@@ -20,7 +20,16 @@ from typing import Final
 from tests.documentation.blocks import ROOT, Block
 
 LINKS: Final = (
-    *("Makefile", "README.md", "audits", "benchmarks", "constraints.txt", "docs", "examples"),
+    *(
+        "Makefile",
+        "README.md",
+        "audits",
+        "benchmarks",
+        "constraints.txt",
+        "deploy",
+        "docs",
+        "examples",
+    ),
     *("experiments", "pyproject.toml", "src", "tests"),
 )
 PORT: Final = "7443"

@@ -21,7 +21,7 @@ from tests.documentation.blocks import (
     read_blocks,
 )
 from tests.documentation.outcomes import OUTCOMES
-from tests.documentation.parsers import check, check_inline, recorded
+from tests.documentation.parsers import check, check_inline, check_python, recorded
 from tests.documentation.shells import Workspace, workspace
 
 PARSED = [block for block in all_blocks() if block.language in RUN and "parse" in block.words]
@@ -95,7 +95,7 @@ def test_a_block_that_is_not_run_has_a_reason_and_real_commands(
 ) -> None:
     assert len(block.reason) > 10, f"{block.place}: why is it not run?"
     if block.language == "python":
-        compile(block.text, block.place, "exec")
+        check_python(block.text)
         return
     check_all(block.text, tmp_path / "calls")
 
@@ -165,6 +165,12 @@ BAD = [
 def test_a_wrong_command_is_found(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=re.escape(said)):
         check_all(text, tmp_path / "calls")
+
+
+def test_a_wrong_import_is_found() -> None:
+    check_python("from collabedit import load_plan")
+    with pytest.raises(AssertionError, match="load_plans"):
+        check_python("from collabedit import load_plans")
 
 
 def test_a_command_that_bash_does_not_reach_is_found(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from collabedit.cli.memory import OwnMemory
+from collabedit.api.memory import OwnMemory
 from collabedit.demo.methods import Share, edit_alone
 from collabedit.party.editing.covariance import load_covariance
 from collabedit.party.editing.editor import (

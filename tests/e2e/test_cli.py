@@ -791,7 +791,7 @@ def test_simulate_below_the_threshold_exits_with_the_protocols_code(
     [
         (["--crash", "2:r7"], 3, ["--crash 2:r7"]),
         (["--crash", "9:r3"], 3, ["--crash 9:r3"]),
-        (["--crash", "2:r3:2"], 3, ["--crash 2:r3:2", "2 sums"]),
+        (["--crash", "2:r3:2"], 3, ["a crash in sum 2", "only 2 sums"]),
         (["--crash", "2:r3:0", "--crash", "3:r3:1"], 3, ["--crash 3:r3:1", "one sum"]),
         (["--crash", "2:r3", "--crash", "2:r4"], 3, ["--crash 2:r4", "twice"]),
         ([], 2, ["at least 3"]),
@@ -936,7 +936,7 @@ def test_a_party_that_was_lied_to_leaves_a_file_for_others_and_names_it(
         evidence(Evidence(EvidenceKind.REPEATED_STATEMENT, AGGREGATOR, releases))
         raise SessionAbortedError(AbortReason.UPDATE_FORK, "lied to", culprit=AGGREGATOR_NAME)
 
-    monkeypatch.setattr("collabedit.cli.party.run_session", lied_to)
+    monkeypatch.setattr("collabedit.api.joining.run_session", lied_to)
     outcome = join_party(federation, work, silent_port)
     assert outcome.code == PROTOCOL
     (file,) = work.glob("evidence-*.json")
@@ -958,7 +958,7 @@ def test_evidence_that_cannot_be_saved_hides_no_error(
     def full(*_: object) -> Path:
         raise EvidenceFileError("the disk is full")
 
-    monkeypatch.setattr("collabedit.cli.party.run_session", lied_to)
+    monkeypatch.setattr("collabedit.api.joining.run_session", lied_to)
     monkeypatch.setattr("collabedit.proto.evidence_file.EvidenceFolder.save", full)
     outcome = join_party(federation, tmp_path / "work", silent_port)
     assert outcome.code == PROTOCOL

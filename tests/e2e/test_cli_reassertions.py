@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from collabedit.cli.reassertion import COUNT_OPTION, FILE, OPTION
+from collabedit.api.reassertion import COUNT_OPTION, FILE, OPTION
 from collabedit.demo.methods import Share, edit_alone
 from collabedit.party.editing.covariance import load_covariance
 from collabedit.party.editing.model import load_model

@@ -1,7 +1,8 @@
 """A page in headless Chromium, driven by its DevTools protocol over a pipe.
 
 No driver library: messages are JSON, ended by a zero byte, on descriptors 3 and 4 of the browser
-(`--remote-debugging-pipe`). The browser gets a profile of its own, and no host resolves in it.
+(`--remote-debugging-pipe`). The browser gets a profile of its own, and no host resolves in
+it but 127.0.0.1.
 """
 
 import base64
@@ -76,8 +77,12 @@ class Browser:
                 result: dict[str, Any] = answer["result"]
                 return result
 
-    def visit(self, page: Path, *, width: int, height: int = 900, script: bool = True) -> None:
-        """Open a file in a window of this size, and wait until it is drawn."""
+    def visit(
+        self, page: Path | str, *, width: int, height: int = 900, script: bool = True
+    ) -> None:
+        """Open a file or an address in a window of this size, and wait until it is drawn."""
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        drawn = ("complete", f"{url.partition(':')[0]}:")
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -87,11 +92,11 @@ class Browser:
         )
         self.ask("Emulation.setScriptExecutionDisabled", value=not script)
         self.ask("Page.navigate", url="about:blank")
-        self.ask("Page.navigate", url=page.resolve().as_uri())
+        self.ask("Page.navigate", url=url)
         for _ in range(600):
             state = self.ask("Runtime.evaluate", expression="document.readyState")
             where = self.ask("Runtime.evaluate", expression="location.protocol")
-            if (state["result"]["value"], where["result"]["value"]) == ("complete", "file:"):
+            if (state["result"]["value"], where["result"]["value"]) == drawn:
                 return
             time.sleep(0.05)
         raise RuntimeError(f"{page} is not drawn after 30 s")
@@ -169,7 +174,8 @@ def chromium(program: str, profile: Path) -> Iterator[Browser]:
         *("--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}"),
         *("--no-first-run", "--disable-gpu", "--disable-extensions", "--disable-dev-shm-usage"),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--host-resolver-rules=MAP * ~NOTFOUND", "--hide-scrollbars", "about:blank"),
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        *("--hide-scrollbars", "about:blank"),
     ]
     if os.geteuid() == 0:
         command.insert(-1, "--no-sandbox")  # Chromium refuses root otherwise.

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from collabedit.acceptance import Measures, Vote
 from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.reporting import Observer, ignore
 from collabedit.aggregator.service import AggregatorServer, ServerTls
+from collabedit.aggregator.traffic import Traffic
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.editing import Layer
@@ -110,20 +112,29 @@ class Network:
         with Recording(self.records / "aggregator") as recording:
             return tuple(recording.deliveries())
 
-    def coordinator(self, recorder: Recorder | None = None) -> Coordinator:
+    def coordinator(
+        self, recorder: Recorder | None = None, *, observer: Observer = ignore
+    ) -> Coordinator:
         plan = self.federation.plan
+
+        def observe(event: str, fields: Mapping[str, object]) -> None:
+            self.events.append((event, dict(fields)))
+            observer(event, fields)
+
         return Coordinator(
             plan,
             self.federation.identities[AGGREGATOR],
             directory=self.directory,
             randomness=SystemRandomness(),
-            observer=lambda event, fields: self.events.append((event, dict(fields))),
+            observer=observe,
             recorder=recorder,
         )
 
-    def server(self, coordinator: Coordinator) -> AggregatorServer:
+    def server(
+        self, coordinator: Coordinator, *, traffic: Traffic | None = None
+    ) -> AggregatorServer:
         tls = server_tls(self.authority, self.federation.plan.federation.aggregator.name)
-        return AggregatorServer(coordinator, address="127.0.0.1:0", tls=tls)
+        return AggregatorServer(coordinator, address="127.0.0.1:0", tls=tls, traffic=traffic)
 
     def channel(self, party: PartyId, port: int, **options: object) -> GrpcChannel:
         plan = self.federation.plan
@@ -142,6 +153,7 @@ class Network:
         *,
         scale: float = 1.0,
         editor: Editor | None = None,
+        observer: Observer = ignore,
     ) -> threading.Thread:
         federation = self.federation
         if editor is None:
@@ -154,7 +166,7 @@ class Network:
             recorder = self.recorder(party)
             try:
                 if recorder is None:
-                    self.reports[party] = run_session(member, channel, editor)
+                    self.reports[party] = run_session(member, channel, editor, observer=observer)
                     return
                 with recorder:
                     recorded = RecordedChannel(channel, recorder, party)

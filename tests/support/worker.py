@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from collabedit.acceptance import Measures
-from collabedit.cli.console import configure_logs, errors_to_exit_codes, log_observer
-from collabedit.cli.credentials import read_identity, read_tls
+from collabedit.api.credentials import read_identity, read_tls
+from collabedit.cli.console import errors_to_exit_codes
+from collabedit.cli.logs import LogObserver, configure_logs
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.editing import Layer
 from collabedit.errors import CollabEditError
@@ -108,7 +109,7 @@ def _join(options: argparse.Namespace) -> None:
             poll_seconds=min(POLL_SECONDS, plan.timing.liveness / 3),
         )
         editor = StoredEditor(options.statistics, options.perplexity_after, options.measure_seconds)
-        observe = log_observer(role=options.name)
+        observe = LogObserver(options.name)
         recorder = None
         if options.record is not None:
             recorder = Recorder(options.record, plan, role="party", party=party)

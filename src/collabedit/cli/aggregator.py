@@ -2,44 +2,54 @@
 
 import json
 import signal
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from collabedit.aggregator.coordinator import Coordinator
+from collabedit.aggregator.health import is_serving
 from collabedit.aggregator.journal import Journal
-from collabedit.aggregator.records import describe_dropout
-from collabedit.aggregator.service import AggregatorServer, ServerTls
-from collabedit.aggregator.states import Aborted, Completed
-from collabedit.cli.console import (
-    check_address,
-    check_place,
-    configure_logs,
-    evidence_sink,
-    log_observer,
-    say,
-)
+from collabedit.aggregator.service import ServerTls
+from collabedit.aggregator.traffic import Traffic
+from collabedit.api.aggregator import JOURNAL_FILE, Aggregator
+from collabedit.api.credentials import Credentials, read_tls
+from collabedit.api.places import check_address, check_place
+from collabedit.cli.configuration import AggregatorCommand, ConfigOption
+from collabedit.cli.console import ConsoleReporter, say
 from collabedit.cli.credentials import (
     AuthorityOption,
     CertificateOption,
     IdentityOption,
     PlanOption,
     TlsKeyOption,
-    read_identity,
-    read_tls,
+)
+from collabedit.cli.logs import (
+    DebugOption,
+    JsonLogsOption,
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    LogObserver,
+    configure_logs,
 )
 from collabedit.cli.recording import RecordOption
-from collabedit.crypto.rng import SystemRandomness
-from collabedit.errors import InputError
-from collabedit.ids import AGGREGATOR
+from collabedit.cli.web import (
+    MetricsOption,
+    StatusOption,
+    WebNameOption,
+    WebRemoteOption,
+    served_pages,
+)
+from collabedit.crypto.certificates import certificate_name
+from collabedit.errors import InputError, TransportError
+from collabedit.operations.progress import SessionProgress
 from collabedit.plan import format_digest, load_plan
-from collabedit.proto.evidence_file import EvidenceFolder
-from collabedit.proto.votes import name_votes
-from collabedit.recorder import Recorder
 
-JOURNAL_FILE = "journal.sqlite"
+if TYPE_CHECKING:
+    from collabedit.operations.web import Pages
 
 app = typer.Typer(help="Coordinate a session; sees no edit and no model.", no_args_is_help=True)
 
@@ -49,7 +59,7 @@ def _group() -> None:
     pass
 
 
-@app.command("serve")
+@app.command("serve", cls=AggregatorCommand)
 def serve(
     plan_file: PlanOption,
     identity: IdentityOption,
@@ -70,83 +80,175 @@ def serve(
     ] = False,
     record: RecordOption = None,
     linger: Annotated[float, typer.Option(min=0, help="Seconds to stay after the end.")] = 15.0,
-    json_logs: Annotated[bool, typer.Option(help="Log JSON lines.")] = False,
-    debug: Annotated[bool, typer.Option(help="Log every message.")] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds that calls have to end after SIGTERM.")
+    ] = 10.0,
+    reflection: Annotated[
+        bool, typer.Option("--reflection", help="Let parties' tools ask which methods there are.")
+    ] = False,
+    metrics: MetricsOption = None,
+    status: StatusOption = None,
+    web_remote: WebRemoteOption = False,
+    web_name: WebNameOption = None,
+    log_format: LogFormatOption = LogFormat.CONSOLE,
+    log_level: LogLevelOption = LogLevel.INFO,
+    json_logs: JsonLogsOption = False,
+    debug: DebugOption = False,
+    _config: ConfigOption = None,
 ) -> None:
     """Run one session of a plan, then exit: 0 if it finished, 5 if it was aborted.
 
-    Started again with the same --state after a crash or a stop, it resumes the session.
+    SIGTERM lets calls end, and exits with 0. Started again with the same --state after a crash or a
+    stop, it resumes the session. SIGHUP reads the TLS files anew, as their change does.
     """
-    configure_logs(as_json=json_logs, debug=debug)
+    configure_logs(log_format, log_level, as_json=json_logs, debug=debug)
     check_address("--listen", listen)
     plan = load_plan(plan_file)
-    key = read_identity(identity, plan, AGGREGATOR)
-    tls = read_tls(tls_cert, tls_key, tls_ca, name=plan.federation.aggregator.name)
+    credentials = Credentials.read(
+        plan,
+        plan.federation.aggregator.name,
+        identity=identity,
+        certificate=tls_cert,
+        key=tls_key,
+        authority=tls_ca,
+    )
     if port_file is not None:
         check_place(port_file)
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{state}: cannot be made: {error.strerror}") from error
-    observe = log_observer(role="aggregator")
-    journal = Journal(state / JOURNAL_FILE)
-    if abandon and journal.session is not None:
-        say(f"gave up the unfinished session {journal.session.session_id.hex()[:16]}")
-        journal.end("abandoned")
-    recorder = None if record is None else Recorder(record, plan, role="aggregator")
-    coordinator = Coordinator(
+    progress = SessionProgress()
+    traffic = Traffic() if metrics or status else None
+    reporter = _Reporter(progress)
+    aggregator = Aggregator(
         plan,
-        key,
-        directory=state / "spool",
-        randomness=SystemRandomness(),
-        evidence=evidence_sink(EvidenceFolder(state, plan), observe),
-        observer=observe,
-        journal=journal,
-        recorder=recorder,
+        credentials,
+        state=state,
+        listen=listen,
+        abandon=abandon,
+        record=record,
+        traffic=traffic,
+        grace=grace,
+        reflection=reflection,
+        reporter=reporter,
     )
-    if coordinator.replayed:
-        say(
-            f"resuming session {coordinator.session_id.hex()[:16]} in round "
-            f"{coordinator.round_name} of task {coordinator.position[0]}"
-        )
-    server_tls = ServerTls(tls.certificate, tls.key, tls.authority)
-    with AggregatorServer(coordinator, address=listen, tls=server_tls) as server:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: server.request_stop())
-        host = listen.rpartition(":")[0]
-        observe("listening", {"address": f"{host}:{server.port}", "plan": plan.name})
+    with (
+        aggregator,
+        served_pages(
+            _pages(aggregator, progress, traffic, metrics, status),
+            names=web_name,
+            is_remote=web_remote,
+            observe=reporter.observe,
+        ),
+    ):
+        stopped_by = _heed_signals(aggregator)
         if port_file is not None:
-            port_file.parent.mkdir(parents=True, exist_ok=True)
-            partial = port_file.with_name(f".{port_file.name}.partial")
-            partial.write_text(f"{server.port}\n")
-            partial.replace(port_file)
-        ended = server.run(linger=linger)
-    if recorder is not None:
-        recorder.close()
-    _write_report(state / "report.json", coordinator)
-    if not ended:
+            _write_port(port_file, aggregator.server.port)
+        served = aggregator.run(linger=linger)
+    if served is None:
         say("stopped before the session was over; the same command resumes it")
-        raise typer.Exit(130)
-    coordinator.retire()
-    journal.close()
-    coordinator.raise_if_aborted()
-    say(f"session finished: {len(coordinator.records)} sums opened and merged")
+        # Whoever asked for the end by SIGTERM got what was asked for; Ctrl-C broke something off.
+        raise typer.Exit(0 if signal.SIGTERM in stopped_by else 130)
+    say(f"session finished: {len(served.records)} sums opened and merged")
 
 
-def _write_report(path: Path, coordinator: Coordinator) -> None:
-    plan, last = coordinator.plan, coordinator.state
-    dropouts = last.dropouts if isinstance(last, Aborted) else ()
-    votes = last.votes if isinstance(last, Completed | Aborted) else {}
-    report: dict[str, object] = {
-        "plan": format_digest(plan.digest),
-        "session": coordinator.session_id.hex(),
-        "tasks": [record.to_dict(plan) for record in coordinator.records],
-        "aborted": last.reason.name if isinstance(last, Aborted) else None,
-        "dropouts_of_aborted_task": [describe_dropout(plan, dropout) for dropout in dropouts],
+class _Reporter(ConsoleReporter):
+    """Logs events as of their session, and keeps what pages show of them."""
+
+    def __init__(self, progress: SessionProgress) -> None:
+        self._log = LogObserver("aggregator", is_held=True)
+        self._progress = progress
+        super().__init__(self._log)
+
+    def begin(self, session_id: bytes) -> None:
+        """Log what was held back as of this session."""
+        self._log.begin(session_id)
+
+    def observe(self, event: str, fields: Mapping[str, object]) -> None:
+        """Log an event, and keep it."""
+        self._progress.observe(event, fields)
+        super().observe(event, fields)
+
+
+def _heed_signals(aggregator: Aggregator) -> list[int]:
+    """Stop by SIGTERM and SIGINT, read TLS files by SIGHUP; the list says which one stopped it."""
+    stopped_by: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        stopped_by.append(number)
+        aggregator.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda _number, _frame: aggregator.renew_certificate())
+    return stopped_by
+
+
+def _write_port(path: Path, port: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(f"{port}\n")
+    partial.replace(path)
+
+
+def _pages(
+    aggregator: Aggregator,
+    progress: SessionProgress,
+    traffic: Traffic | None,
+    metrics: str | None,
+    status: str | None,
+) -> "dict[str, tuple[str | None, Pages]]":
+    if traffic is None:
+        return {}
+    from collabedit.operations.aggregator_metrics import AggregatorCollector
+    from collabedit.operations.metrics import MetricsPage
+
+    coordinator, server = aggregator.coordinator, aggregator.server
+    collector = AggregatorCollector(
+        coordinator,
+        progress,
+        traffic,
+        state=aggregator.state,
+        port=server.port,
+        reachable=lambda: server.reachable,
+        is_serving=lambda: server.is_serving,
+    )
+    wanted: dict[str, tuple[str | None, Pages]] = {
+        "--metrics": (metrics, {"/metrics": MetricsPage(collector)})
     }
-    if votes:
-        report["votes"] = name_votes(plan, votes)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    if status is not None:
+        from collabedit.operations.status import StatusPages
+
+        pages = StatusPages(
+            coordinator,
+            progress,
+            traffic,
+            reachable=lambda: server.reachable,
+            is_serving=lambda: server.is_serving,
+        )
+        wanted["--status"] = status, {"/": pages.html, "/status.json": pages.json}
+    return wanted
+
+
+@app.command("health", cls=AggregatorCommand)
+def health(
+    tls_cert: CertificateOption,
+    tls_key: TlsKeyOption,
+    tls_ca: AuthorityOption,
+    connect: Annotated[str, typer.Option(help="HOST:PORT of the aggregator.")] = "127.0.0.1:7443",
+    server_name: Annotated[
+        str | None, typer.Option(help="Name on its certificate; default: that of --tls-cert.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longest wait.")] = 5.0,
+) -> None:
+    """Ask an aggregator whether it takes calls: 0 if so, 6 if not. For probes.
+
+    Any certificate of the session's authority will do, such as the aggregator's own.
+    """
+    check_address("--connect", connect)
+    name = certificate_name(tls_cert.read_bytes()) if tls_cert.is_file() else ""
+    own = read_tls(tls_cert, tls_key, tls_ca, name=name)
+    identity = ServerTls(own.certificate, own.key, own.authority)
+    if not is_serving(connect, tls=identity, server_name=server_name or name, seconds=seconds):
+        raise TransportError(f"{connect}: it is stopping, and takes no new calls")
+    typer.echo("serving")
 
 
 @app.command("log")

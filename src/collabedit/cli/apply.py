@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.api.results import check_output
 from collabedit.cli.console import PreviousOption, say
 from collabedit.cli.credentials import PlanOption
-from collabedit.cli.results import check_output
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError
 from collabedit.plan import Plan, load_plan

@@ -1,6 +1,5 @@
 """What all commands share on the terminal: one-line errors, exit codes, logs, progress bars."""
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-import structlog
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -21,17 +19,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from collabedit.errors import CollabEditError, EvidenceFileError, InputError
-from collabedit.proto.evidence import Evidence, EvidenceSink
-from collabedit.proto.evidence_file import EvidenceFolder
+from collabedit.api.reporting import Advance, Reporter
+from collabedit.errors import CollabEditError, InputError
 
 terminal = Console(
     stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160, soft_wrap=False
 )
 """Messages for people go to standard error; standard output is for results."""
-
-Advance: TypeAlias = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 PreviousOption: TypeAlias = Annotated[
     list[Path] | None,
@@ -98,83 +92,6 @@ def say(text: str) -> None:
     terminal.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
-def check_place(path: Path) -> None:
-    """Refuse a place for a result before any work is done for it; missing folders may be made.
-
-    Raises:
-        InputError: names the path and what is in its way.
-    """
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory")
-    folder = path.parent
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise InputError(f"{path}: cannot be written: {folder} is not a directory")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: cannot be written: no permission in {folder}")
-
-
-def check_address(option: str, address: str) -> None:
-    """Refuse what is not HOST:PORT.
-
-    Raises:
-        InputError: names the option and the text.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise InputError(f"{option} {address}: must be HOST:PORT")
-
-
-def configure_logs(*, as_json: bool, debug: bool) -> None:
-    """Send structured logs to standard error: JSON lines, or readable ones."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=18)
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.INFO
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-
-
-def log_observer(**bound: str) -> Callable[[str, Mapping[str, object]], None]:
-    """Return an observer that logs every event with these fields."""
-    logger = structlog.get_logger().bind(**bound)
-    quiet = {"state", "received", "ignored"}
-
-    def observe(event: str, fields: Mapping[str, object]) -> None:
-        (logger.debug if event in quiet else logger.info)(event, **fields)
-
-    return observe
-
-
-def evidence_sink(
-    folder: EvidenceFolder, observe: Callable[[str, Mapping[str, object]], None]
-) -> EvidenceSink:
-    """Return a sink that saves evidence and logs where; a full disk must not end a session."""
-
-    def save(evidence: Evidence) -> None:
-        try:
-            path = folder.save(evidence)
-        except EvidenceFileError as error:
-            observe("evidence-lost", {"kind": evidence.kind.value, "why": str(error)})
-        else:
-            observe("evidence", {"kind": evidence.kind.value, "file": str(path)})
-
-    return save
-
-
 @contextmanager
 def progress_bar(title: str) -> Iterator[Advance]:
     """Show a bar on a terminal; without one, a line at the start and at the end."""
@@ -193,6 +110,31 @@ def progress_bar(title: str) -> Iterator[Advance]:
     ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class ConsoleReporter(Reporter):
+    """Tells the person at the terminal, and an observer of events.
+
+    Args:
+        observe: given every event.
+    """
+
+    def __init__(self, observe: Callable[[str, Mapping[str, object]], None]) -> None:
+        self._observe = observe
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        say(text)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Advance]:
+        """Show a bar."""
+        with progress_bar(title) as advance:
+            yield advance
+
+    def observe(self, event: str, fields: Mapping[str, object]) -> None:
+        """Pass an event on."""
+        self._observe(event, fields)
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from collabedit.cli.console import Advance, check_place, parse_layers, progress_bar, say
+from collabedit.api.places import check_place
+from collabedit.api.reporting import Advance
+from collabedit.cli.console import parse_layers, progress_bar, say
 from collabedit.cli.ranks import use_ranks
 
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from collabedit.api.checks import check_ckks
 from collabedit.cli.closed import EqualLengthsOption
 from collabedit.cli.console import progress_bar, terminal
-from collabedit.cli.plan import BackendOption, check_ckks, parse_backend, parse_editor
+from collabedit.cli.plan import BackendOption, parse_backend, parse_editor
 from collabedit.errors import InputError
 
 

@@ -7,6 +7,10 @@ import typer
 from rich.table import Table
 
 from collabedit.accounting import check_claim
+from collabedit.api.checks import check_count
+from collabedit.api.credentials import read_identity
+from collabedit.api.places import check_place
+from collabedit.api.proposing import default_layers
 from collabedit.cli.acceptance import (
     AcceptanceOption,
     DropOption,
@@ -29,8 +33,7 @@ from collabedit.cli.closed import (
     describe_closed,
     propose_min_edits,
 )
-from collabedit.cli.console import PreviousOption, check_place, parse_layers, say, terminal
-from collabedit.cli.credentials import read_identity
+from collabedit.cli.console import PreviousOption, parse_layers, say, terminal
 from collabedit.cli.privacy import (
     DeltaOption,
     EpsilonOption,
@@ -312,29 +315,13 @@ def parse_backend(text: str) -> BackendName:
     raise InputError(f"--backend {text}: must be one of {', '.join(get_args(BackendName))}")
 
 
-def check_ckks(backend: BackendName) -> None:
-    """Refuse what this installation has no library for, before anything is computed or sent.
-
-    Raises:
-        InputError: the extra `ckks` is missing; says how to install it.
-    """
-    if backend == "ckks":
-        from collabedit.crypto.ckks import seal
-
-        del seal
-
-
 def choose_layers(
     text: str | None, model: "EditableModel", covariance: "Covariance | None", *, editor: EditorName
 ) -> tuple[int, ...]:
     """Return the layers of `--layers`, else those of the covariance, else the published ones."""
-    from collabedit.party.editing.hyperparameters import defaults_for
-
     if text:
         return parse_layers(text)
-    if covariance is not None:
-        return tuple(sorted(covariance.matrices))
-    return defaults_for(model.architecture, editor).layers(model.n_layers)
+    return default_layers(model, covariance, editor=editor)
 
 
 def parse_overlap(
@@ -468,17 +455,3 @@ def check(
         load_history(previous, weights=plan.model.weights, sessions=sessions)
     say(f"{plan_file}: valid")
     typer.echo(format_digest(plan.digest))
-
-
-def check_count(plan: Plan, *, name: str, edits: int, source: Path) -> None:
-    """Refuse more edits than the plan lets a party bring.
-
-    Raises:
-        InputError: names the file and both numbers.
-    """
-    allowed = plan.federation.parties[plan.party_id(name) - 1].max_edits
-    if edits > allowed:
-        raise InputError(
-            f"{source}: {edits} edits, the plan allows {name} {allowed}: raise its max_edits and "
-            "the capacity in a new plan"
-        )

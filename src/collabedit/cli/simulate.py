@@ -2,15 +2,16 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from collabedit.acceptance import Acceptance, Vote, judge
+from collabedit.api.places import check_place
+from collabedit.api.proposing import given_options
+from collabedit.api.recording import check_record
+from collabedit.api.simulating import simulate
 from collabedit.cli.acceptance import (
     AcceptanceOption,
     DropOption,
@@ -31,39 +32,22 @@ from collabedit.cli.closed import (
     choose_closed,
     choose_length,
 )
-from collabedit.cli.console import (
-    check_place,
-    configure_logs,
-    log_observer,
-    progress_bar,
-    say,
-)
+from collabedit.cli.console import ConsoleReporter, parse_layers, say
+from collabedit.cli.logs import LogObserver, configure_logs
 from collabedit.cli.plan import (
     BackendOption,
     FalsePositiveOption,
     OverlapOption,
     ParaphrasesOption,
-    check_ckks,
-    choose_layers,
     parse_backend,
     parse_editor,
     parse_overlap,
 )
-from collabedit.cli.recording import RecordOption, check_record, simulation_recorder
-from collabedit.crypto.rng import SystemRandomness
-from collabedit.crypto.signing import SigningKey
+from collabedit.cli.recording import RecordOption
 from collabedit.errors import InputError
-from collabedit.federation import Coordinator, Party
-from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
-from collabedit.plan import format_digest, plan_errors
-from collabedit.proto.votes import name_votes
-from collabedit.sketch import LowRankUpdate, Matrix
+from collabedit.ids import PartyId, TaskIndex
+from collabedit.simulation import Faults
 from collabedit.threat_model import MINIMUM_PARTIES
-
-if TYPE_CHECKING:
-    from collabedit.party.editing.editor import ModelEditor
-    from collabedit.party.editing.proposal import OverlapWish
-    from collabedit.simulation import CastVote
 
 
 def _crashes(texts: list[str], parties: int) -> tuple[dict[PartyId, str], TaskIndex]:
@@ -95,33 +79,12 @@ def _check_flags(
     check_record(record)
 
 
-def _room(wish: "OverlapWish | None") -> int:
-    """Requests that an edit may become."""
-    return 1 + wish.paraphrases if wish is not None and wish.policy == "augment" else 1
-
-
 def _show(report: Mapping[str, object], out: Path | None) -> None:
     text = json.dumps(report, indent=2)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n")
     typer.echo(text)
-
-
-def _voting(acceptance: Acceptance, editors: "Mapping[PartyId, ModelEditor]") -> "CastVote":
-    """Measure the model for every party before the session; return how each votes afterwards."""
-    unedited = {party: editor.measure() for party, editor in editors.items()}
-
-    def vote(party: PartyId, updates: Mapping[LayerIndex, LowRankUpdate]) -> Vote:
-        # One model in memory stands for all, so the trial must not stay, unlike at a real party.
-        own = editors[party]
-        trial = replace(own, updates={})
-        trial.apply(updates)
-        after = own.measure()
-        trial.rollback()
-        return judge(acceptance, unedited[party], after)
-
-    return vote
 
 
 def run(
@@ -172,29 +135,37 @@ def run(
     ] = "auto",
 ) -> None:
     """Run the deployed protocol over a lossy in-memory network, with throw-away keys."""
-    from collabedit.party.editing.covariance import load_covariance
-    from collabedit.party.editing.editor import (
-        ModelEditor,
-        edited_layers,
-        key_maps,
-        target_settings,
-    )
-    from collabedit.party.editing.evaluate import evaluate
-    from collabedit.party.editing.model import load_model
-    from collabedit.party.editing.proposal import LENGTH_UNITS, propose_plan
-    from collabedit.party.editing.targets import compute_targets
-    from collabedit.party.edits import load_edits
-    from collabedit.party.items import edit_items
-    from collabedit.simulation import Faults, Simulation, accept_all
+    from collabedit.party.editing.proposal import LENGTH_UNITS
 
-    configure_logs(as_json=False, debug=False)
+    configure_logs()
     _check_flags(
         parties=len(edits), schedule=schedule, statistics=statistics, out=out, record=record
     )
-    chosen_editor, chosen_backend = parse_editor(editor), parse_backend(backend)
-    check_ckks(chosen_backend)
-    wish = parse_overlap(overlap, false_positive, paraphrases)
-    closed = choose_closed(
+    crashes, crash_task = _crashes(crash or [], len(edits))
+    options = given_options(
+        layers=parse_layers(layers) if layers else None,
+        editor=parse_editor(editor),
+        covariance_weight=covariance_weight,
+        nullspace_threshold=nullspace_threshold,
+        l2=l2,
+        shift=shift,
+        schedule="parallel" if schedule == "parallel" else "sequential",
+        statistics="dense" if statistics == "dense" else "sketch",
+        backend=parse_backend(backend),
+        overlap=parse_overlap(overlap, false_positive, paraphrases),
+        length_units=choose_length(
+            equal_lengths=equal_lengths, length_units=length_units, proposed=LENGTH_UNITS
+        ),
+        acceptance=choose_acceptance(
+            asked=acceptance,
+            votes=votes,
+            efficacy=efficacy,
+            neighbourhood_drop=neighbourhood_drop,
+            perplexity_ratio=perplexity_ratio,
+            parties=len(edits),
+        ),
+    )
+    options["closed"] = choose_closed(
         open_sums=open_sums,
         check_columns=check_columns,
         check_tolerance=check_tolerance,
@@ -203,127 +174,24 @@ def run(
         decoy_bound=decoy_bound,
         equal_lengths=equal_lengths,
     )
-    crashes, crash_task = _crashes(crash or [], len(edits))
-    records = [load_edits(path) for path in edits]
-    moments = None if covariance is None else load_covariance(covariance)
-    loaded = load_model(model, device=device)
-    randomness = SystemRandomness()
-    keys = {PartyId(i): SigningKey.generate(randomness) for i in range(len(edits) + 1)}
-    public = {party: key.verify_key.to_bytes().hex() for party, key in keys.items()}
-    with plan_errors("the simulated plan"):
-        plan = propose_plan(
-            loaded,
-            moments,
-            name="simulation",
-            model_name=model.name,
-            parties=[
-                Party(
-                    name=f"party-{i}", identity=public[PartyId(i)], max_edits=_room(wish) * len(own)
-                )
-                for i, own in enumerate(records, 1)
-            ],
-            aggregator=Coordinator(name="aggregator", identity=public[AGGREGATOR]),
-            layers=choose_layers(layers, loaded, moments, editor=chosen_editor),
-            randomness=randomness,
-            editor=chosen_editor,
-            covariance_weight=covariance_weight,
-            nullspace_threshold=nullspace_threshold,
-            l2=l2,
-            shift=shift,
-            schedule="parallel" if schedule == "parallel" else "sequential",
-            statistics="dense" if statistics == "dense" else "sketch",
-            backend=chosen_backend,
-            overlap=wish,
-            closed=closed,
-            length_units=choose_length(
-                equal_lengths=equal_lengths, length_units=length_units, proposed=LENGTH_UNITS
-            ),
-            acceptance=choose_acceptance(
-                asked=acceptance,
-                votes=votes,
-                efficacy=efficacy,
-                neighbourhood_drop=neighbourhood_drop,
-                perplexity_ratio=perplexity_ratio,
-                parties=len(edits),
-            ),
-        )
-    if crash_task >= len(plan.tasks):
-        raise InputError(f"--crash {(crash or [])[0]}: the session has {len(plan.tasks)} sums")
-    maps = key_maps(plan, moments)
-    editors = {}
-    for party, own in zip(plan.party_ids, records, strict=True):
-        with progress_bar(f"targets of {plan.party_name(party)}") as advance:
-            targets = compute_targets(
-                loaded,
-                own,
-                layer=edited_layers(plan.editing)[-1],
-                templates=plan.editing.context_templates,
-                settings=target_settings(plan.editing),
-                progress=advance,
-            )
-        editors[party] = ModelEditor(plan, loaded, own, targets, maps)
-
-    def contribute(party: PartyId, task: TaskIndex) -> list[tuple[Matrix, Matrix]]:
-        return editors[party].statistics(plan.tasks[task])
-
-    applied: set[TaskIndex] = set()
-
-    def apply(party: PartyId, task: TaskIndex, updates: Mapping[LayerIndex, LowRankUpdate]) -> None:
-        # All parties hold the same weights, so one model in memory stands for all of them.
-        if task not in applied:
-            applied.add(task)
-            editors[party].apply(updates)
-
-    vote = accept_all if plan.acceptance is None else _voting(plan.acceptance, editors)
-    everything = [edit for own in records for edit in own]
-    before = evaluate(loaded, everything).metrics.to_dict()
-    with (
-        simulation_recorder(record, plan) as recorder,
-        tempfile.TemporaryDirectory(prefix="collabedit-") as spool,
-    ):
-        simulation = Simulation(
-            plan,
-            identities=keys,
-            directory=Path(spool),
-            randomness=dict.fromkeys(keys, randomness),
-            faults=Faults(
-                drop=drop,
-                duplicate=duplicate,
-                tamper=tamper,
-                delay=delay,
-                crash_before=crashes,
-                crash_task=crash_task,
-            ),
-            seed=seed,
-            observer=log_observer(role="aggregator"),
-            recorder=recorder,
-        )
-        outcome = simulation.run(
-            contribute,
-            apply,
-            vote,
-            items={
-                party: edit_items(own)
-                for party, own in zip(plan.party_ids, records, strict=True)
-                if plan.overlap is not None
-            },
-            weigh=lambda party, decisions: editors[party].weigh(decisions),
-        )
-    report: dict[str, object] = {
-        "plan": format_digest(plan.digest),
-        "tasks": [record.to_dict(plan) for record in outcome.records],
-        "aborted": outcome.aborted.reason.name if outcome.aborted else None,
-        "votes": name_votes(plan, outcome.votes),
-        "refused_messages": len(outcome.refusals),
-        "messages": len(outcome.transcript),
-        "before": before,
-        "after": None if outcome.aborted else evaluate(loaded, everything).metrics.to_dict(),
-    }
-    if plan.overlap is not None:
-        report["decisions"] = {
-            plan.party_name(party): [decision.to_dict() for decision in decisions]
-            for party, decisions in sorted(outcome.decisions.items())
-        }
-    _show(report, out)
-    simulation.coordinator.raise_if_aborted()
+    simulated = simulate(
+        model,
+        {f"party-{i}": path for i, path in enumerate(edits, 1)},
+        covariance=covariance,
+        faults=Faults(
+            drop=drop,
+            duplicate=duplicate,
+            tamper=tamper,
+            delay=delay,
+            crash_before=crashes,
+            crash_task=crash_task,
+        ),
+        seed=seed,
+        record=record,
+        device=device,
+        reporter=ConsoleReporter(LogObserver("aggregator")),
+        **options,
+    )
+    _show(simulated.to_dict(), out)
+    simulated.raise_if_aborted()
     say("the federation finished")

@@ -11,20 +11,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from collabedit.api.federation import AGGREGATOR_NAME, Federation, Member
+from collabedit.api.proposing import given_options
 from collabedit.closed import PROPOSED_DECOY_BOUND, Closed
-from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
-from collabedit.crypto.rng import SystemRandomness
-from collabedit.crypto.signing import SigningKey, write_private
 from collabedit.editing import EditorName
-from collabedit.federation import Coordinator, Party
 from collabedit.party.editing.covariance import Covariance
 from collabedit.party.editing.model import EditableModel
-from collabedit.party.editing.proposal import propose_plan
 from collabedit.party.edits import Edit, load_edits
 from collabedit.plan import BackendName, Plan, Timing
 
 PARTIES = ("alder-hospital", "birch-library", "cedar-archive")
-AGGREGATOR_NAME = "aggregator"
 COVARIANCE_WEIGHT = 3500.0
 """λ. Llama's published 15,000, for models of billions, edits too weakly at 135M; below 2,000
 neighbouring facts begin to move."""
@@ -37,57 +33,18 @@ CERTIFICATE_DAYS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """Files of one end of the federation."""
-
-    name: str
-    directory: Path
-
-    @property
-    def identity(self) -> Path:
-        """Private Ed25519 key."""
-        return self.directory / "identity.pem"
-
-    @property
-    def certificate(self) -> Path:
-        """TLS certificate."""
-        return self.directory / f"{self.name}.pem"
-
-    @property
-    def tls_key(self) -> Path:
-        """Private key of the certificate."""
-        return self.directory / f"{self.name}-key.pem"
-
-    @property
-    def edits(self) -> Path:
-        """The party's private edits."""
-        return self.directory / "edits.json"
-
-    @property
-    def work(self) -> Path:
-        """Targets, update and report of `party join`."""
-        return self.directory / "work"
-
-
-@dataclass(frozen=True, slots=True)
 class DemoFederation:
-    """A federation on disk."""
+    """A federation on disk, with everybody's edits."""
 
-    directory: Path
-    plan: Plan
+    federation: Federation
     parties: tuple[Member, ...]
     aggregator: Member
     edits: tuple[tuple[Edit, ...], ...]
 
     @property
-    def plan_file(self) -> Path:
-        """The plan."""
-        return self.directory / "plan.toml"
-
-    @property
-    def authority(self) -> Path:
-        """Certificate of the throw-away authority."""
-        return self.directory / "ca.pem"
+    def plan(self) -> Plan:
+        """Of the federation."""
+        return self.federation.plan
 
     @property
     def all_edits(self) -> tuple[Edit, ...]:
@@ -102,20 +59,9 @@ def own_facts(count: int) -> list[dict[str, Any]]:
     return records[:count]
 
 
-def _member(directory: Path, name: str, authority: Authority, *, hosts: Sequence[str]) -> Member:
-    member = Member(name, directory / name)
-    member.directory.mkdir(parents=True)
-    issued = issue_certificate(authority, name=name, hosts=hosts, lifetime_days=CERTIFICATE_DAYS)
-    member.certificate.write_bytes(issued.certificate_pem)
-    write_private(member.tls_key, issued.key_pem)
-    key = SigningKey.generate(SystemRandomness())
-    write_private(member.identity, key.to_pem())
-    return member
-
-
-def _public(member: Member) -> str:
-    key = SigningKey.from_pem(member.identity.read_bytes())
-    return key.verify_key.to_bytes().hex()
+def edits_file(party: Member) -> Path:
+    """Return the file of a party's private edits."""
+    return party.directory / "edits.json"
 
 
 def build_federation(
@@ -143,27 +89,10 @@ def build_federation(
         equal_lengths: give keys one length, and put decoys under the residuals.
         backend: of the plan.
     """
-    directory.mkdir(parents=True)
-    authority = create_authority("throw-away demo authority")
-    (directory / "ca.pem").write_bytes(authority.certificate_pem)
-    aggregator = _member(directory, AGGREGATOR_NAME, authority, hosts=["localhost", "127.0.0.1"])
-    parties = tuple(_member(directory, name, authority, hosts=[]) for name in PARTIES)
     facts = own_facts(edits)
-    for index, party in enumerate(parties):
-        party.edits.write_text(json.dumps(facts[index :: len(parties)], indent=1))
-    own = tuple(load_edits(party.edits) for party in parties)
-    plan = propose_plan(
-        model,
-        covariance,
-        name="demo",
-        model_name=model_name,
-        parties=[
-            Party(name=party.name, identity=_public(party), max_edits=len(edits_))
-            for party, edits_ in zip(parties, own, strict=True)
-        ],
-        aggregator=Coordinator(name=AGGREGATOR_NAME, identity=_public(aggregator)),
+    dealt = [facts[index :: len(PARTIES)] for index in range(len(PARTIES))]
+    options = given_options(
         layers=layers,
-        randomness=SystemRandomness(),
         editor=editor,
         covariance_weight=None if editor == "alphaedit" else COVARIANCE_WEIGHT,
         target_steps=TARGET_STEPS,
@@ -172,6 +101,22 @@ def build_federation(
         closed=Closed(decoy_bound=PROPOSED_DECOY_BOUND if equal_lengths else None),
         timing=Timing(join=600, compute=600, round=120, upload=120, liveness=60),
     )
-    federation = DemoFederation(directory, plan, parties, aggregator, own)
-    federation.plan_file.write_text(plan.to_toml(), encoding="utf-8")
-    return federation
+    federation = Federation.create(
+        directory,
+        model,
+        {name: len(own) for name, own in zip(PARTIES, dealt, strict=True)},
+        covariance=covariance,
+        name="demo",
+        model_name=model_name,
+        certificate_days=CERTIFICATE_DAYS,
+        **options,
+    )
+    parties = tuple(map(federation.member, PARTIES))
+    for party, own in zip(parties, dealt, strict=True):
+        edits_file(party).write_text(json.dumps(own, indent=1))
+    return DemoFederation(
+        federation,
+        parties,
+        federation.member(AGGREGATOR_NAME),
+        tuple(load_edits(edits_file(party)) for party in parties),
+    )

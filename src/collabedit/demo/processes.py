@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from collabedit.demo.federation import DemoFederation, Member
+from collabedit.api.federation import Member
+from collabedit.demo.federation import DemoFederation, edits_file
 from collabedit.errors import AcceptanceError
 
 PORT_SECONDS = 60.0
@@ -20,11 +21,11 @@ _POLL_SECONDS = 0.1
 
 def _tls(member: Member, federation: DemoFederation) -> list[str]:
     return [
-        *("--plan", str(federation.plan_file)),
+        *("--plan", str(federation.federation.plan_file)),
         *("--identity", str(member.identity)),
         *("--tls-cert", str(member.certificate)),
         *("--tls-key", str(member.tls_key)),
-        *("--tls-ca", str(federation.authority)),
+        *("--tls-ca", str(federation.federation.authority)),
     ]
 
 
@@ -52,7 +53,7 @@ def join_command(
     """Return the arguments of a party."""
     return [
         *("party", "join", "--name", party.name, "--model", str(model)),
-        *("--covariance", str(covariance), "--edits", str(party.edits)),
+        *("--covariance", str(covariance), "--edits", str(edits_file(party))),
         *("--work", str(party.work), "--connect", f"127.0.0.1:{port}", "--json-logs"),
         *("--threads", str(party_threads(federation))),
         *_tls(party, federation),

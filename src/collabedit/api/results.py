@@ -1,4 +1,4 @@
-"""What `collabedit party` leaves behind: the update of a session, and its report."""
+"""What a party leaves behind: the update of a session, and its report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collabedit.acceptance import describe
-from collabedit.cli.console import check_place, say
+from collabedit.api.places import check_place
+from collabedit.api.reporting import Reporter
 from collabedit.errors import InputError
 from collabedit.party.client import GrpcChannel
 from collabedit.party.member import SessionReport, TaskReport
@@ -42,7 +43,9 @@ def check_output(output: Path | None) -> None:
     check_place(output)
 
 
-def save_update(path: Path, editor: "ModelEditor", session: SessionReport) -> None:
+def save_update(
+    path: Path, editor: "ModelEditor", session: SessionReport, *, reporter: Reporter
+) -> None:
     """Write a session's update; that of another session is moved aside first.
 
     Raises:
@@ -52,7 +55,7 @@ def save_update(path: Path, editor: "ModelEditor", session: SessionReport) -> No
 
     aside = move_other_update(path, session=session.digest)
     if aside is not None:
-        say(f"the update of another session that was there is in {aside} now")
+        reporter.say(f"the update of another session that was there is in {aside} now")
     save_updates(path, editor.updates, plan=editor.plan, session=session)
 
 
@@ -61,6 +64,7 @@ def write_report(
     plan: Plan,
     name: str,
     session: SessionReport,
+    *,
     seconds: dict[str, float],
     channel: GrpcChannel,
     selected: Mapping[str, object],
