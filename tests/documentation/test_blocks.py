@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from tests.documentation import readers, setups
+from tests.documentation import readers
 from tests.documentation.blocks import (
     DATA,
     PAGES,
@@ -17,69 +17,23 @@ from tests.documentation.blocks import (
     RUN,
     Block,
     all_blocks,
-    blocks_of,
     read_blocks,
 )
-from tests.documentation.outcomes import OUTCOMES
+from tests.documentation.pages import FAST, run_page
 from tests.documentation.parsers import check, check_inline, check_python, recorded
-from tests.documentation.shells import Workspace, workspace
+from tests.documentation.shells import workspace
 
 PARSED = [block for block in all_blocks() if block.language in RUN and "parse" in block.words]
 READ = [block for block in all_blocks() if "reads" in block.words]
-# One workspace for all blocks of a page: fast ones first, all of them if the page has slow ones.
-FAST = [page for page in PAGES if any(b.is_run and not b.is_slow for b in blocks_of(page))]
-SLOW = [page for page in PAGES if any(b.is_run and b.is_slow for b in blocks_of(page))]
 
 
 def place(block: Block) -> str:
     return block.place
 
 
-def run_page(page: str, folder: Path, *, slow: bool) -> None:
-    """Run the blocks of a page in order; without `slow`, only those that are quick."""
-    printed = []
-    blocks = [block for block in blocks_of(page) if slow or not block.is_slow]
-    done: set[str] = set()
-    with workspace(folder) as terminals:
-        for block in blocks:
-            if "file" in block.words:
-                terminals.write(block.words["file"], block.text)
-        for block in blocks:
-            if not block.is_run:
-                continue
-            for setup in filter(None, block.words.get("setup", "").split(",")):
-                if setup not in done:
-                    getattr(setups, setup)(terminals)
-                    done.add(setup)
-            printed.append(run_block(block, terminals))
-        terminals.finish()
-        if slow and page in OUTCOMES:
-            OUTCOMES[page](terminals.folder, "".join(printed))
-
-
-def run_block(block: Block, terminals: Workspace) -> str:
-    try:
-        printed = terminals.run(block)
-    except AssertionError as error:
-        raise AssertionError(f"{block.place}: {error}") from error
-    if block.words.get("prints") == "page":
-        page = re.sub(r"[`\s]", "", (ROOT / block.page).read_text(encoding="utf-8"))
-        lines = [re.sub(r"\s", "", line) for line in printed.splitlines()]
-        assert lines
-        assert not [line for line in lines if line not in page]
-    return printed
-
-
 @pytest.mark.parametrize("page", FAST)
 def test_its_quick_blocks_run(page: str, tmp_path: Path) -> None:
     run_page(page, tmp_path, slow=False)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", SLOW)
-def test_its_blocks_run(page: str, tmp_path: Path) -> None:
-    run_page(page, tmp_path, slow=True)
 
 
 def check_all(text: str, folder: Path) -> None:
