@@ -18,11 +18,16 @@ FACTS ?= $(firstword $(DATA))
 # Of `make fuzz`: executions of all targets together, and where its random walk starts (1 or more).
 FUZZ_RUNS ?= 200000
 FUZZ_SEED ?= 1
+# Of `make dist` and `sbom`: the commit that is released. Of `make audit-dependencies`: who is asked.
+COMMIT  ?= HEAD
+SERVICE ?= pypi
+# The oldest Python that is supported: its lock has what only old ones need.
+LOCK     = $(TOOLS)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check docs format protos bench bench-all bench-peers bench-ckks fuzz dropout-matrix fault-simulation parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments audit-demo clean
+.PHONY: help demo test test-slow test-network check docs format protos bench bench-all bench-peers bench-ckks fuzz dropout-matrix fault-simulation dist locks audit-dependencies licences sbom parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments audit-demo clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
@@ -48,6 +53,11 @@ help:
 	@echo "make crash-test  kill -9 at CRASH_POINTS random points, report in out/crash-test.json"
 	@echo "make fault-simulation  LISTS lists of faults from SEED on, report in out/fault-simulation.json"
 	@echo "make fuzz       coverage-guided fuzzing, FUZZ_RUNS and FUZZ_SEED, report in out/fuzz.json"
+	@echo "make dist       wheel, sdist and SHA256SUMS of the commit COMMIT, the same bytes each time, in out/dist"
+	@echo "make licences   what each package of a release says about its licence, in out/licences.md"
+	@echo "make sbom       CycloneDX list of these packages, in out/sbom.json"
+	@echo "make audit-dependencies  known advisories about them, SERVICE=pypi or osv; fails if it is not reached"
+	@echo "make locks      write release/locks and release/tools.txt anew, with hashes from the index"
 
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -104,7 +114,7 @@ protos: $(VENV)/.dev
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=src src/collabedit/proto/v1/*.proto
 
 # What is asked of this project, and the page; `bench-all` is everything that has no extra to install.
-BENCHES ?= masks peers merge transport targets scale links
+BENCHES ?= masks peers merge transport targets keys gpu scale links
 bench: $(VENV)/.dev
 	for name in $(BENCHES); do $(BIN)/python benchmarks/bench_$$name.py || exit 1; done
 	$(BIN)/python benchmarks/page.py
@@ -167,6 +177,47 @@ crash-test: $(VENV)/.dev
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz.run --runs $(FUZZ_RUNS) --seed $(FUZZ_SEED)
+
+# Tools of releases are in an environment of their own, as the peers of benchmarks are.
+TOOLS := out/release/bin
+out/release/.tools: release/tools.txt
+	$(PYTHON) -m venv out/release
+	$(TOOLS)/pip install --quiet --require-hashes --requirement release/tools.txt
+	@touch $@
+
+# What users run, without our tools for development: links to the packages of $(VENV).
+out/runtime/.made: $(VENV)/.dev release/closure.py
+	$(BIN)/python release/closure.py --environment out/runtime
+	@touch $@
+
+dist: out/release/.tools
+	$(TOOLS)/python release/distributions.py --commit $(COMMIT) --out out/dist
+
+licences: out/release/.tools out/runtime/.made
+	$(BIN)/python release/licences.py > out/runtime/licences.txt
+	$(TOOLS)/pip-licenses --python out/runtime/bin/python --with-urls --format markdown \
+	  --output-file out/licences.md
+
+# The tool does not know where setuptools finds the version, so it is written for it.
+sbom: out/release/.tools out/runtime/.made
+	version=$$(sed -n 's/^__version__ = //p' src/collabedit/__init__.py) && \
+	  sed "s/^dynamic = \[\"version\"\]/version = $$version/" pyproject.toml > out/runtime/pyproject.toml
+	SOURCE_DATE_EPOCH=$$(git show --no-patch --format=%ct $(COMMIT)) $(TOOLS)/cyclonedx-py environment \
+	  --pyproject out/runtime/pyproject.toml --output-reproducible --validate --output-file out/sbom.json \
+	  out/runtime/bin/python
+
+audit-dependencies: out/release/.tools $(VENV)/.dev
+	$(BIN)/python release/closure.py > out/release/pins.txt
+	$(TOOLS)/python release/advisories.py out/release/pins.txt --service $(SERVICE) --out out/advisories.json
+
+# Versions are those installed here; hashes come from the index. There are several builds of torch,
+# and which one is the party's choice.
+locks: $(VENV)/.dev
+	test -x $(TOOLS)/uv || { $(PYTHON) -m venv out/release && $(TOOLS)/pip install --quiet uv; }
+	for extra in aggregator party; do \
+	  $(BIN)/python release/closure.py $$extra --without torch > out/release/$$extra.in && \
+	  $(LOCK) --no-deps out/release/$$extra.in --output-file release/locks/$$extra.txt || exit 1; done
+	$(LOCK) --universal --upgrade release/tools.in --output-file release/tools.txt
 
 clean:
 	rm -rf $(VENV) out .cache build dist

@@ -23,10 +23,13 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from collabedit.aggregator.calls import GUEST, Call, CallKind, CallTable, RefusalLog
+from collabedit.aggregator.connections import server_options
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.liveness import LONGEST_POLL_SECONDS, Liveness
 from collabedit.aggregator.reflection import reflect
 from collabedit.aggregator.traffic import Traffic
+from collabedit.aggregator.turns import Turns
+from collabedit.aggregator.uploads import Intake
 from collabedit.errors import (
     CollabEditError,
     CryptoError,
@@ -35,10 +38,8 @@ from collabedit.errors import (
     StorageError,
     TransportError,
 )
-from collabedit.exchange import FRAME_OVERHEAD
 from collabedit.ids import PartyId, TaskIndex
 from collabedit.proto.codec import (
-    MAXIMUM_PACKET_BYTES,
     decode_collect_request,
     decode_packet,
     encode_collect_reply,
@@ -51,15 +52,9 @@ T = TypeVar("T")
 COORDINATION = "collabedit.v1.Coordination"
 DATA = "collabedit.v1.Data"
 HEALTH = "grpc.health.v1.Health"
-SETTLE_BYTES = 16 << 20
-"""Bytes of an upload between two writes of its bitmap: what a crash makes a party send again."""
 
 DISK_SECONDS = 5.0
 """Pause after a disk that is full or read-only, before the driver tries again."""
-
-MAXIMUM_DELIVERY_BYTES = 2 << 20
-"""Largest packet that is read from a party. The largest that one sends, ShareKeys of 500 parties
-with 1 KiB for each, has 0.6 MB; the 16 MiB of SPEC 3.3(d) are for what the aggregator relays."""
 
 MESSAGE_SECONDS = 60.0
 """Longest a call of one message may last; a party's client gives it 30 s."""
@@ -73,28 +68,6 @@ QUEUED_CALLS = 1024
 """Calls that may wait for a thread; more are refused before they are read, whosever they are, and
 a party's client tries again. Each costs some 10 KiB and is gone in a millisecond."""
 
-WINDOW_BYTES = 1 << 20
-"""What a connection may send ahead of its reader: 5 MiB/s at a round trip of 200 ms. gRPC itself
-lets a fast sender have many MiB of window on each connection, also for messages it then refuses."""
-
-STREAMS_PER_CONNECTION = 8
-"""Calls on one connection; a party's client needs three, gRPC's default has no limit."""
-
-CONNECTIONS_PER_PARTY = 4
-SPARE_CONNECTIONS = 512
-"""A connection costs about 60 KiB and a file descriptor, and a stranger can open one; their number
-is bounded, so that memory is. A party has one, and for some time a dead one after a broken link."""
-
-HANDSHAKE_SECONDS = 10.0
-"""A handshake is a round trip or two; gRPC's default of 120 s lets strangers hold connections."""
-
-IDLE_CONNECTION_SECONDS = 60.0
-"""A connection without a call is closed after this; an honest party always has its poll."""
-
-KEEPALIVE_SECONDS = 30.0
-KEEPALIVE_TIMEOUT_SECONDS = 20.0
-"""A party whose link is cut for good is noticed by its connection after their sum at most."""
-
 REFUSALS_LOGGED = 60
 REFUSAL_PERIOD_SECONDS = 60.0
 """A caller is refused as often as it likes, but does not fill the disk with lines about it."""
@@ -103,7 +76,6 @@ FAREWELL_SECONDS = 2.0
 """For answers on their way, once no call is served any more."""
 
 _TICK_SECONDS = 0.2
-_SLACK_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +125,8 @@ class AggregatorServer:
         plan = coordinator.plan
         self._names = {plan.party_name(party): party for party in plan.party_ids}
         self._calls = CallTable()
+        self._turns = Turns()
+        self._intake = Intake(coordinator)
         self._refusals = RefusalLog(limit=REFUSALS_LOGGED, seconds=REFUSAL_PERIOD_SECONDS)
         parties = len(coordinator.plan.federation.parties)
         places = CALLS_PER_CALLER * parties + SPARE_THREADS
@@ -161,7 +135,7 @@ class AggregatorServer:
             self._pool,
             interceptors=None if traffic is None else [traffic],
             maximum_concurrent_rpcs=QUEUED_CALLS + places,
-            options=_channel_options(parties, tile_bytes=coordinator.plan.aggregation.tile_bytes),
+            options=server_options(parties, tile_bytes=coordinator.plan.aggregation.tile_bytes),
         )
         stream = max(self._timing.upload, self._timing.round)
         poll = LONGEST_POLL_SECONDS + MESSAGE_SECONDS
@@ -212,6 +186,7 @@ class AggregatorServer:
             time.sleep(_TICK_SECONDS / 4)
         self._server.stop(grace=min(self._grace, FAREWELL_SECONDS)).wait()
         self._pool.shutdown()
+        self._intake.close()
 
     @property
     def reachable(self) -> frozenset[PartyId]:
@@ -318,6 +293,7 @@ class AggregatorServer:
 
     def _over(self, call: Call) -> None:
         self._calls.leave(call)
+        self._turns.leave(call)
         if call.is_held:
             # Nobody is there any more to read the answer that its thread waits for.
             self._coordinator.release_polls()
@@ -400,15 +376,16 @@ class AggregatorServer:
 
     def _upload(self, call: Call, frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         caller, task = call.caller, self._task(context)
-        unsettled = 0
-        for frame in frames:
+
+        def next_turn() -> bool:
             self._liveness.hear(caller)
-            self._coordinator.put_frame(caller, task, frame)
-            unsettled += len(frame)
-            if unsettled >= SETTLE_BYTES:
-                self._coordinator.settle_upload(caller, task)
-                unsettled = 0
-        self._coordinator.settle_upload(caller, task)
+            return self._turns.keep(call)
+
+        if self._turns.enter(call):
+            try:
+                self._intake.take(caller, task, frames, next_turn)
+            finally:
+                self._turns.leave(call)
         return b""
 
     def _stored(self, call: Call, _frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
@@ -417,15 +394,22 @@ class AggregatorServer:
     def _download(
         self, call: Call, _frames: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        return self._chunks(call.caller, self._task(context), context)
+        return self._chunks(call, self._task(context), context)
 
     def _chunks(
-        self, caller: PartyId, task: TaskIndex, context: grpc.ServicerContext
+        self, call: Call, task: TaskIndex, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         try:
-            yield from self._coordinator.download(caller, task)
+            if not self._turns.enter(call):
+                return
+            for chunk in self._coordinator.download(call.caller, task):
+                yield chunk
+                if not self._turns.keep(call):
+                    return
         except CollabEditError as error:
             self._refuse(context, error)
+        finally:
+            self._turns.leave(call)
 
 
 def _credentials(
@@ -458,29 +442,6 @@ def _single(frames: Iterator[bytes]) -> bytes:
     for message in frames:
         return message
     raise MalformedMessageError("the call has no message")
-
-
-def _channel_options(parties: int, *, tile_bytes: int) -> list[tuple[str, int]]:
-    inbound = max(MAXIMUM_DELIVERY_BYTES, tile_bytes + FRAME_OVERHEAD)
-    return [
-        ("grpc.max_receive_message_length", inbound + _SLACK_BYTES),
-        ("grpc.max_send_message_length", MAXIMUM_PACKET_BYTES + _SLACK_BYTES),
-        ("grpc.so_reuseport", 0),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # Clients ping every 30 s; the default of 300 s would end in GOAWAY.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_time_ms", int(1000 * KEEPALIVE_SECONDS)),
-        ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_TIMEOUT_SECONDS)),
-        ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
-        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
-        ("grpc.max_connection_idle_ms", int(1000 * IDLE_CONNECTION_SECONDS)),
-        ("grpc.server_handshake_timeout_ms", int(1000 * HANDSHAKE_SECONDS)),
-        (
-            "grpc.max_allowed_incoming_connections",
-            CONNECTIONS_PER_PARTY * parties + SPARE_CONNECTIONS,
-        ),
-    ]
 
 
 def _status(error: CollabEditError) -> grpc.StatusCode:

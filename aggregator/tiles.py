@@ -44,11 +44,23 @@ many attempts; without a bound a party could send one tile for as long as the ro
 
 @dataclass(slots=True)
 class _Upload:
+    """Tiles of one party.
+
+    Attributes:
+        path: the spool file.
+        settled: digests of tiles that last, by index.
+        pending: digests of tiles that are written.
+        received: how many came, repeated ones, too.
+        lock: over the above.
+        settling: held while pending tiles are made to last; taken before `lock`.
+    """
+
     path: Path
     settled: dict[int, bytes] = field(default_factory=dict)
     pending: dict[int, bytes] = field(default_factory=dict)
     received: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    settling: threading.Lock = field(default_factory=threading.Lock)
 
 
 class TileStore:
@@ -163,18 +175,24 @@ class TileStore:
     def settle(self, party: PartyId) -> None:
         """Make every tile of a party that was written so far survive a crash of the machine.
 
+        Further tiles can be put meanwhile; those are left for the next time.
+
         Raises:
             StorageError: the disk refuses; the tiles stay unsettled.
         """
         upload = self._upload(party)
-        with upload.lock:
-            if not upload.pending:
+        with upload.settling:
+            with upload.lock:
+                written = dict(upload.pending)
+            if not written:
                 return
             if self._journal.is_durable:
                 self._sync(upload)
-            self._journal.add_tiles(self._task, party, upload.pending)
-            upload.settled.update(upload.pending)
-            upload.pending.clear()
+            self._journal.add_tiles(self._task, party, written)
+            with upload.lock:
+                upload.settled.update(written)
+                for index in written:
+                    del upload.pending[index]
 
     def _sync(self, upload: _Upload) -> None:
         # The file's bytes, and its name in the directory as long as that may be new.
@@ -292,7 +310,7 @@ class TileStore:
             self._deleted = True
             uploads = tuple(self._uploads.values())
         for upload in uploads:
-            with upload.lock:
+            with upload.settling, upload.lock:
                 # A disk that does not let go must not keep parties from hearing how it ended.
                 with contextlib.suppress(OSError):
                     upload.path.unlink()

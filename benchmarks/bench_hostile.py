@@ -36,6 +36,7 @@ from sessions import FixedEditor
 from timing import write_record
 
 from collabedit.aggregator import service
+from collabedit.aggregator.connections import MAXIMUM_DELIVERY_BYTES, server_options
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
@@ -79,10 +80,10 @@ def bound_bytes() -> int:
     Buffers of every call that can be let in, twice (received, and parsed), and every connection.
     """
     parties = len(HONEST) + 1
-    options = dict(service._channel_options(parties, tile_bytes=TILE_BYTES))  # noqa: SLF001
+    options = dict(server_options(parties, tile_bytes=TILE_BYTES))
     buffers = 2 * service.CALLS_PER_CALLER * parties * options["grpc.max_receive_message_length"]
-    connections = options["grpc.max_allowed_incoming_connections"] * CONNECTION_BYTES
-    return buffers + connections + SESSION_BYTES
+    held = options["grpc.max_allowed_incoming_connections"] * CONNECTION_BYTES
+    return buffers + held + SESSION_BYTES
 
 
 @dataclass(frozen=True)
@@ -308,7 +309,7 @@ def unfinished_messages(place: Place, over: Event) -> int:
                 for path in paths:
                     connection.open(
                         f"/collabedit.v1.{path}",
-                        announced=service.MAXIMUM_DELIVERY_BYTES - 1,
+                        announced=MAXIMUM_DELIVERY_BYTES - 1,
                         metadata={"session-id": session_id, "task": "0"},
                     )
                     opened += 1

@@ -1,18 +1,22 @@
 """Search of the targets z*: batched with a cached prefix, against one full forward pass per step.
 
-    python benchmarks/bench_targets.py [--model DIRECTORY] [--layer L] [--edits N]
+    python benchmarks/bench_targets.py [--model DIRECTORY] [--layer L] [--edits N] [--threads N]
 
 The peer is MEMIT's `compute_z` as published (kmeng01/memit, `memit/compute_z.py`): one edit at a
 time, all its rows in one batch, the whole model from the embeddings at every step, and logits at
 every position. Both make the same number of steps, because no edit may stop early. Without a
 model, the demo's if nothing is said (`make demo` fetches it), a random Llama of eight blocks
 stands in: its times say nothing about a real model, the ratio says something about the two ways.
-One thread serves both, as threads that wait for each other on a busy machine would be all that is
-measured. The largest difference of a z* in units of its δ is reported.
+Both have all threads that torch takes, or `--threads`; processor time is in the record, too, which
+threads that wait for each other on a busy machine swell. The largest difference of a z* in units of
+its δ is reported, and so is what would be left with perfect products: the floating point operations
+of the blocks above the layer and of the logits, forward and backward, at the rate that float32
+products of these shapes reach in the same run.
 """
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -23,9 +27,12 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from collabedit.party.editing.hooks import adding_to_output, capturing_output
+from collabedit.party.editing.means import Means
 from collabedit.party.editing.model import EditableModel, load_model, without_progress_bars
 from collabedit.party.editing.proposal import CONTEXT_TEMPLATES
+from collabedit.party.editing.target_search import pose
 from collabedit.party.editing.targets import TargetSettings, compute_targets
+from collabedit.party.editing.token_tree import grow_tree
 from collabedit.party.editing.tokens import pad_rows, place_subject, subject_row, target_ids
 from collabedit.party.edits import Edit
 
@@ -116,13 +123,47 @@ def search_one(model: EditableModel, edit: Edit, layer: int) -> tuple[Tensor, Te
     return (start + delta).detach(), delta.detach()
 
 
+def floor_operations(model: EditableModel, edits: list[Edit], layer: int) -> tuple[float, int]:
+    """Count floating point operations that no way of doing it can leave out, for all steps.
+
+    Products with weights alone: of upper blocks on each edit's own tokens and of the output
+    embedding where losses are read, forward and back to the input, and one pass for what stays.
+
+    Returns:
+        The count, and how many own tokens there are.
+    """
+    problems = [pose(model, edit, CONTEXT_TEMPLATES, SETTINGS) for edit in edits]
+    tree = grow_tree([list(zip(each.rows, each.subject_last, strict=True)) for each in problems])
+    sizes = [sum(p.numel() for p in model.block(i).parameters()) for i in range(model.n_layers)]
+    own, upper = len(tree.owners), sum(sizes[layer + 1 :])
+    places = sum(1 + len(each.target) * len(CONTEXT_TEMPLATES) for each in problems)
+    head = model.d_model * model.hf.get_input_embeddings().num_embeddings
+    once = 2 * (len(tree.tokens) * sum(sizes[: layer + 1]) + tree.shared * upper)
+    return once + 4.0 * (SETTINGS.steps - 1) * (own * upper + places * head), own
+
+
+def product_rate(model: EditableModel, rows: int) -> float:
+    """Measure operations per second of float32 products [rows, d_model] with an MLP's weight."""
+    weight = torch.randn(model.d_in(0), model.d_model)
+    values = torch.randn(rows, model.d_model)
+    best = 1e9
+    with torch.inference_mode():
+        for _ in range(50):
+            started = time.perf_counter()
+            torch.nn.functional.linear(values, weight)
+            best = min(best, time.perf_counter() - started)
+    return 2.0 * rows * weight.numel() / best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--model", type=Path, default=DEMO_MODEL, help="model directory; a random one if missing"
     )
     parser.add_argument("--layer", type=int, help="last edited layer: 8, of the random model 5")
-    parser.add_argument("--edits", type=int, default=4, choices=range(1, len(FACTS) + 1))
+    parser.add_argument("--edits", type=int, default=len(FACTS), choices=range(1, len(FACTS) + 1))
+    parser.add_argument("--threads", type=int, help="of torch, for both; default: torch's own")
+    parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     is_real = arguments.model.exists()
     layer = arguments.layer or (8 if is_real else 5)
@@ -130,7 +171,8 @@ def main() -> None:
         Edit(case_id=str(number), prompt=prompt, subject=subject, target_new=target)
         for number, (prompt, subject, target) in enumerate(FACTS[: arguments.edits])
     ]
-    torch.set_num_threads(1)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as directory:
         model = load_model(
             arguments.model if is_real else build_model(Path(directory)), device="cpu"
@@ -144,7 +186,7 @@ def main() -> None:
             layer=layer,
             templates=CONTEXT_TEMPLATES,
             settings=SETTINGS,
-            batch_size=batch_size,
+            means=Means(batch_size=batch_size),
         ).values
 
     def one_by_one() -> None:
@@ -159,7 +201,7 @@ def main() -> None:
             "1 in a batch": lambda: batched(1),
             f"{len(edits)} in a batch": lambda: batched(len(edits)),
         },
-        runs=3,
+        runs=arguments.runs,
     )
     deltas = found.pop("delta").norm(dim=0)
     gaps = {
@@ -176,6 +218,18 @@ def main() -> None:
         }
         for what, timed in times.items()
     ]
+    floor, own = floor_operations(model, edits, layer)
+    rate = product_rate(model, own)
+    rows.append(
+        {
+            "what": "products alone, at the rate measured",
+            "wall_ms": round(1e3 * floor / rate, 1),
+            "ms_per_edit": round(1e3 * floor / rate / len(edits), 1),
+            "ratio_to_peer": round(floor / rate / times[peer].wall, 3),
+            "gigaflop": round(floor / 1e9, 1),
+            "gigaflop_per_second": round(rate / 1e9, 1),
+        }
+    )
     write_record(
         "targets",
         rows,

@@ -100,8 +100,8 @@ RATIOS = (
     ),
     Ratio(
         "targets",
-        "search of targets, 4 in a batch, beside one by one",
-        {"what": "4 in a batch"},
+        "search of targets, 8 in a batch, beside one by one",
+        {"what": "8 in a batch"},
         "ratio_to_peer",
         is_inverse=True,
         wanted=3,
@@ -116,9 +116,9 @@ RATIOS = (
     ),
     Ratio(
         "transport",
-        "upload over mutual TLS, beside a bare stream",
-        {"what": "ours"},
-        "ratio_to_raw",
+        "upload with masks, beside a mutual TLS socket",
+        {"what": "ours, masks included"},
+        "ratio_to_socket",
         is_inverse=True,
         wanted=0.8,
     ),

@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from bench_transport import Server, certificate, serve_ours, upload_ours
-from bench_transport import Setting as TransportSetting
+from bench_transport import serve_ours, upload_ours
 from plans import create_identities, create_plan
 from scipy.optimize import nnls
 from sessions import Gauge
+from streams import Server
+from streams import Setting as TransportSetting
 from threadpoolctl import threadpool_limits
 
 from collabedit.aggregator.tiles import TileStore
@@ -224,7 +225,7 @@ def _wire() -> tuple[float, float, float, float]:
         sent, received = [], []
         for party in plan.party_ids:
             own, other = time.process_time(), _used(process.pid)
-            upload_ours(setting, server, party, frames)
+            upload_ours(setting, server, party, lambda: frames)
             sent.append(time.process_time() - own)
             received.append(_used(process.pid) - other)
         calls = _calls(setting, server, process.pid)
@@ -236,7 +237,7 @@ def _wire() -> tuple[float, float, float, float]:
 def _calls(setting: TransportSetting, server: Server, pid: int | None) -> tuple[float, float]:
     """Ask many times which tiles are there: processor time of a call at both ends."""
     party = setting.plan.party_ids[0]
-    issued = certificate(setting, setting.plan.party_name(party))
+    issued = setting.certificate(setting.plan.party_name(party))
     channel = GrpcChannel(
         f"127.0.0.1:{server.port}",
         tls=ClientTls(issued.certificate_pem, issued.key_pem, setting.authority.certificate_pem),

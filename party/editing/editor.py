@@ -6,7 +6,7 @@ makes the sum meaningless without an error showing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from collabedit.party.editing.assessment import general_text, measure
 from collabedit.party.editing.covariance import Covariance, load_covariance
 from collabedit.party.editing.key_map import KeyMap, key_scales
 from collabedit.party.editing.keys import compute_keys
+from collabedit.party.editing.means import OWN_MEANS, Means
 from collabedit.party.editing.model import EditableModel, load_model
 from collabedit.party.editing.ranks import ALONE, Ranks
 from collabedit.party.editing.reassertion import Reassertions
@@ -70,6 +71,18 @@ def load_plan_model(
         InputError: an update is missing, too many, of another session, or in the wrong place.
     """
     history = load_history(previous, weights=plan.model.weights, sessions=plan.model.previous or ())
+    model = load_plan_checkpoint(plan, path, device=device)
+    for saved in history:
+        apply_saved(model, saved)
+    return model
+
+
+def load_plan_checkpoint(plan: Plan, path: Path, *, device: str = "auto") -> EditableModel:
+    """Load a model directory and check that it is the plan's model, before its history.
+
+    Raises:
+        ModelError: another architecture, shape, weights or tokenizer; says which and both digests.
+    """
     model = load_model(path, dtype=plan.model.dtype, device=device)
     found = model.architecture.model_type
     if found != plan.model.architecture:
@@ -87,8 +100,6 @@ def load_plan_model(
                 f"{path}: layer {layer.index} maps {shape[0]} to {shape[1]}, in the plan "
                 f"{layer.inputs} to {layer.outputs}"
             )
-    for saved in history:
-        apply_saved(model, saved)
     return model
 
 
@@ -170,7 +181,9 @@ class _Requests:
             return self
         edits = [*self.edits, *added.facts]
         values = torch.cat([self.targets.values, added.targets.values], dim=1)
-        targets = Targets(values, edits_digest(edits), self.targets.settings_digest)
+        targets = replace(
+            self.targets, values=values, edits_digest=edits_digest(edits), distances=None
+        )
         roots = np.concatenate([self.roots, np.ones(len(added.facts))])
         return _Requests(self.own, edits, targets, roots)
 
@@ -192,6 +205,7 @@ class ModelEditor:
         reassertions: true facts that are edited in beside `edits`; they measure nothing.
         ranks: that share the forward passes of `statistics` and the searches of `weigh`; each has
             an editor of its own, and all are called alike.
+        means: of the searches of `weigh`.
     """
 
     plan: Plan
@@ -205,6 +219,7 @@ class ModelEditor:
     text: str | None = field(default=None, repr=False)
     reassertions: Reassertions | None = field(default=None, repr=False)
     ranks: Ranks = ALONE
+    means: Means = OWN_MEANS
     _undos: list[Undo] = field(default_factory=list, init=False, repr=False)
     _requests: _Requests = field(init=False, repr=False)
     _brought: Sequence[Edit] = field(init=False, repr=False)
@@ -262,9 +277,12 @@ class ModelEditor:
                 templates=editing.context_templates,
                 settings=target_settings(editing),
                 ranks=self.ranks,
+                means=self.means,
             )
             values = torch.cat([values, fresh.values], dim=1)
-        targets = Targets(values, edits_digest(edits), self.targets.settings_digest)
+        targets = replace(
+            self.targets, values=values, edits_digest=edits_digest(edits), distances=None
+        )
         roots = np.sqrt(np.array(weights, dtype=np.float64))
         left = None if self.reassertions is None else self.reassertions.kept(unclaimed)
         self._requests = _Requests(own, edits, targets, roots).with_reassertions(left)

@@ -6,8 +6,8 @@ Blocks return a tensor in recent transformers and a tuple in older ones and in G
 handled. Positions are right-padded token indices, one per row.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -128,21 +128,3 @@ def stopping_after(module: nn.Module) -> Iterator[None]:
         pass
     finally:
         handle.remove()
-
-
-@contextmanager
-def recording_calls(
-    modules: Sequence[nn.Module],
-) -> Iterator[list[tuple[tuple[object, ...], dict[str, object]]]]:
-    """Keep the arguments of each module's call, without its first one (the hidden states)."""
-    calls: list[tuple[tuple[object, ...], dict[str, object]]] = []
-
-    def hook(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        calls.append((args[1:], others))
-
-    with ExitStack() as stack:
-        for module in modules:
-            handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
-        yield calls

@@ -7,12 +7,9 @@ causal attention padding then changes nothing at a real token, whatever mask is 
 
 import hashlib
 import importlib.util
-import json
 import logging
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +18,25 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
+from collabedit.durable import whole_directory
 from collabedit.errors import ModelError
 from collabedit.party.editing.architectures import Architecture, Orientation, architecture_for
+from collabedit.party.editing.locating import model_directory
+from collabedit.party.editing.reading import (
+    context_length,
+    first_line,
+    load_configuration,
+    load_tokenizer,
+    prefix_ids,
+    tokenizer_digest,
+)
 
 DTYPES = {
     "float64": torch.float64,
@@ -41,9 +46,6 @@ DTYPES = {
 }
 
 _SPREAD = re.compile(r"spread(:[1-9][0-9]*(KB|MB|GB|KiB|MiB|GiB))?")
-
-CONTEXT_LIMIT = 4096
-"""Tokens. Longer positions are declared by some configurations than any text here needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,7 @@ class EditableModel:
     @property
     def context_length(self) -> int:
         """Tokens that one sequence may have, at most 4096."""
-        declared = getattr(self._text_config, "max_position_embeddings", None)
-        return min(int(declared or CONTEXT_LIMIT), CONTEXT_LIMIT)
+        return context_length(self._text_config)
 
     @property
     def final_norm(self) -> nn.Module:
@@ -162,18 +163,8 @@ class EditableModel:
         return digest.hexdigest()
 
     def tokenizer_digest(self) -> str:
-        """Digest everything that decides how text becomes tokens, as hex SHA-256.
-
-        Over the tokenizer's own serialisation without its padding and truncation state, so one that
-        was written by another release of `tokenizers` may differ where it would tokenise alike:
-        the safe side.
-        """
-        description = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for state in ("padding", "truncation"):
-            description.pop(state, None)
-        description["prefix_ids"] = self.prefix_ids
-        canonical = json.dumps(description, sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(b"collabedit/v1/tokenizer\n" + canonical.encode()).hexdigest()
+        """Digest everything that decides how text becomes tokens (`reading.tokenizer_digest`)."""
+        return tokenizer_digest(self)
 
     @property
     def _text_config(self) -> PretrainedConfig:
@@ -201,7 +192,8 @@ def load_model(
     """Load a checkpoint directory of transformers.
 
     Args:
-        path: directory with configuration, weights and fast tokenizer.
+        path: directory with configuration, weights and fast tokenizer, or a name of the hub
+            (`locating.model_directory`).
         dtype: one of `DTYPES`; weights are converted to it.
         device: "auto" is the first GPU if there is one, else the CPU; "spread" puts whole blocks on
             all GPUs, "spread:20GiB" at most that of weights on each; or a torch device.
@@ -211,16 +203,12 @@ def load_model(
         ModelError: no such directory, unknown architecture, missing weights, no fast tokenizer; a
             model that is too large to spread.
     """
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{path}: is no model directory (it has no config.json)")
+    path = model_directory(path)
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     place = None if _SPREAD.fullmatch(device) else _device(device)
     spread = {} if place else _spread(device)
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: config.json: {_first_line(error)}") from error
+    config = load_configuration(path)
     known = architecture or architecture_for(config.model_type)
     try:
         with without_progress_bars():
@@ -233,7 +221,7 @@ def load_model(
                 **spread,
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: weights: {_first_line(error)}") from error
+        raise ModelError(f"{path}: weights: {first_line(error)}") from error
     if loading["missing_keys"]:
         # transformers would go on with random numbers in their place.
         missing = sorted(loading["missing_keys"])
@@ -244,14 +232,14 @@ def load_model(
         place = hf.get_input_embeddings().weight.device
     else:
         hf.to(place)
-    tokenizer = _load_tokenizer(path, vocabulary=hf.get_input_embeddings().num_embeddings)
+    tokenizer = load_tokenizer(path, vocabulary=hf.get_input_embeddings().num_embeddings)
     model = EditableModel(
         hf=hf,
         tokenizer=tokenizer,
         architecture=known,
         device=place,
         dtype=DTYPES[dtype],
-        prefix_ids=_prefix_ids(tokenizer),
+        prefix_ids=prefix_ids(tokenizer),
     )
     try:
         model.weight(0)
@@ -262,27 +250,31 @@ def load_model(
     return model
 
 
-def save_checkpoint(model: EditableModel, directory: Path) -> None:
+def save_checkpoint(
+    model: EditableModel, directory: Path, *, texts: Mapping[str, str] | None = None
+) -> None:
     """Write weights, configuration and tokenizer as transformers does (safetensors).
 
-    The directory appears complete or not at all.
+    The directory appears complete or not at all. `checkpoints.write_edited` keeps the shards of
+    the checkpoint that the model was read from.
+
+    Args:
+        model: to write.
+        directory: must not exist.
+        texts: files to put beside, by name.
 
     Raises:
         ModelError: it exists already.
+        StorageError: the disk refuses.
     """
     if directory.exists():
         raise ModelError(f"{directory}: exists already")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
+    with whole_directory(directory) as partial:
         with without_progress_bars():
             model.hf.save_pretrained(partial)
         model.tokenizer.save_pretrained(partial)
-        partial.chmod(0o755)  # mkdtemp makes it private; a checkpoint follows the parent's access
-        partial.replace(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        for name, text in (texts or {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
 
 
 def _device(name: str) -> torch.device:
@@ -291,7 +283,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise ModelError(f"device {name!r}: {_first_line(error)}") from error
+        raise ModelError(f"device {name!r}: {first_line(error)}") from error
 
 
 def _spread(name: str) -> dict[str, object]:
@@ -324,30 +316,6 @@ def _refuse_offloaded(hf: PreTrainedModel, path: Path) -> None:
         )
 
 
-def _load_tokenizer(path: Path, *, vocabulary: int) -> PreTrainedTokenizerFast:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, use_fast=True, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: tokenizer: {_first_line(error)}") from error
-    if not tokenizer.is_fast:
-        raise ModelError(f"{path}: tokenizer: only a slow one; offsets need a tokenizer.json")
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= vocabulary:
-        # Any token that the model has will do, as padding is never attended to; a new one would
-        # change the vocabulary. Some tokenizer classes bring a pad token that the model lacks.
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return tokenizer
-
-
-def _prefix_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a", add_special_tokens=True)["input_ids"]
-    for start in range(len(full) - len(bare) + 1):
-        if full[start : start + len(bare)] == bare:
-            return tuple(full[:start])
-    raise ModelError("tokenizer: a text's tokens change when special tokens are added")
-
-
 def _persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
     kept = module.state_dict(keep_vars=True)
     return {name: buffer for name, buffer in module.named_buffers() if name in kept}
@@ -363,8 +331,3 @@ def without_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

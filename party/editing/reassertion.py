@@ -28,6 +28,7 @@ from collabedit.errors import InputError, NumericError
 from collabedit.party.editing.artefacts import load_tensors, save_tensors
 from collabedit.party.editing.keys import current_outputs
 from collabedit.party.editing.likelihood import Completion, score_completions
+from collabedit.party.editing.means import OWN_MEANS, Means
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.ranks import ALONE, Ranks
 from collabedit.party.editing.targets import (
@@ -114,6 +115,7 @@ class Search:
     settings: TargetSettings
     weights: str | None = None
     ranks: Ranks = ALONE
+    means: Means = OWN_MEANS
 
     @property
     def digest(self) -> str:
@@ -199,6 +201,7 @@ def search_directions(
         weights=search.weights,
         progress=progress,
         ranks=search.ranks,
+        means=search.means,
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from collabedit.errors import EditFileError, ModelError
 from collabedit.party.editing.model import EditableModel
+from collabedit.party.editing.reading import Reading
 from collabedit.party.edits import SLOT, Edit
 
 _ANCHOR = "a"
@@ -51,7 +52,7 @@ def check_templates(templates: Sequence[str]) -> None:
             raise ModelError(f"context template {number} must hold {SLOT} exactly once")
 
 
-def subject_row(model: EditableModel, edit: Edit, *, template: str = SLOT) -> SubjectRow:
+def subject_row(model: Reading, edit: Edit, *, template: str = SLOT) -> SubjectRow:
     """Tokenise the edit's prompt inside a context template and find the subject.
 
     The subject's last token is the last one that shares a character with it: also when the token
@@ -68,31 +69,52 @@ def subject_row(model: EditableModel, edit: Edit, *, template: str = SLOT) -> Su
 
 
 def place_subject(
-    model: EditableModel, before: str, subject: str, after: str, *, case_id: str
+    model: Reading, before: str, subject: str, after: str, *, case_id: str
 ) -> SubjectRow:
     """Tokenise before + subject + after, without trailing blanks, and find the subject in it."""
-    text = (before + subject + after).rstrip()
-    start = len(before) + len(subject) - len(subject.lstrip())
-    end = len(before) + len(subject.rstrip())
-    encoding = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    last = -1
-    for index, (first_character, past_character) in enumerate(encoding["offset_mapping"]):
-        if first_character < end and past_character > start:
-            last = index
+    ids, last, _ = _find_subject(model, before, subject, after)
     if last < 0:
         raise ModelError(f"edit {case_id}: the tokenizer gives no token to the subject")
-    ids = (*model.prefix_ids, *encoding["input_ids"])
+    ids = (*model.prefix_ids, *ids)
     _check_length(model, ids, case_id)
     return SubjectRow(ids=ids, subject_last=len(model.prefix_ids) + last)
 
 
-def prompt_ids(model: EditableModel, prompt: str) -> tuple[int, ...]:
+def spills_over(model: Reading, edit: Edit) -> bool:
+    """Tell whether the subject's last token goes on behind the subject.
+
+    The key is then taken where the model has read more than the subject, and another prompt for
+    the same subject has another one.
+    """
+    before, after = edit.prompt.split(SLOT)
+    return _find_subject(model, before, edit.subject, after)[2] > 0
+
+
+def _find_subject(
+    model: Reading, before: str, subject: str, after: str
+) -> tuple[tuple[int, ...], int, int]:
+    """Return ids, the index of the subject's last token, -1 if it has none, and its overhang.
+
+    The overhang is how many characters behind the subject that token has, blanks left out.
+    """
+    text = (before + subject + after).rstrip()
+    start = len(before) + len(subject) - len(subject.lstrip())
+    end = len(before) + len(subject.rstrip())
+    encoding = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    last, overhang = -1, 0
+    for index, (first_character, past_character) in enumerate(encoding["offset_mapping"]):
+        if first_character < end and past_character > start:
+            last, overhang = index, len(text[end:past_character].strip())
+    return tuple(encoding["input_ids"]), last, overhang
+
+
+def prompt_ids(model: Reading, prompt: str) -> tuple[int, ...]:
     """Tokenise a complete prompt, special tokens in front, trailing blanks dropped."""
     encoding = model.tokenizer(prompt.rstrip(), add_special_tokens=False)
     return (*model.prefix_ids, *encoding["input_ids"])
 
 
-def target_ids(model: EditableModel, target: str) -> tuple[int, ...]:
+def target_ids(model: Reading, target: str) -> tuple[int, ...]:
     """Tokenise a completion with a leading blank and without special tokens.
 
     Raises:
@@ -128,7 +150,7 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[
         yield order[start : start + batch_size]
 
 
-def _check_length(model: EditableModel, ids: Sequence[int], case_id: str) -> None:
+def _check_length(model: Reading, ids: Sequence[int], case_id: str) -> None:
     if len(ids) > model.context_length:
         raise ModelError(
             f"edit {case_id}: {len(ids)} tokens exceed the model's context of "

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collabedit.errors import CollabEditError as CollabEditError
     from collabedit.errors import InputError as InputError
     from collabedit.errors import SessionAbortedError as SessionAbortedError
+    from collabedit.party.editing.means import Means as Means
     from collabedit.party.editing.model import EditableModel as EditableModel
     from collabedit.party.editing.model import load_model as load_model
     from collabedit.party.edits import Edit as Edit
@@ -47,6 +48,7 @@ _PLACES = {
     "JoinOptions": "api.joining",
     "Joined": "api.joining",
     "LowRankUpdate": "sketch",
+    "Means": "party.editing.means",
     "Party": "api.party",
     "Plan": "plan",
     "PlanOptions": "api.proposing",
@@ -73,6 +75,7 @@ __all__ = [
     "JoinOptions",
     "Joined",
     "LowRankUpdate",
+    "Means",
     "Party",
     "Plan",
     "PlanOptions",

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from collabedit.errors import StorageError
@@ -60,6 +62,36 @@ def replace_file(path: Path, data: bytes, *, private: bool) -> None:
             Path(partial).unlink(missing_ok=True)
             raise
         sync(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Give an empty directory that becomes `path` once the context ends well, and goes if not.
+
+    What a killed process leaves is hidden, and beside `path`, never under its name.
+
+    Args:
+        path: must not exist; missing parents are made.
+
+    Raises:
+        StorageError: the disk refuses, or something is at `path` by now.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield partial
+            for folder, _, files in os.walk(partial):
+                for name in (*files, "."):
+                    sync(Path(folder, name))
+            partial.chmod(0o755)  # mkdtemp makes it private; results follow the parent's access
+            partial.rename(path)
+            sync(path.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -253,7 +253,8 @@ def check_inline(code: str) -> None:
     Raises:
         AssertionError: something that it names does not exist.
     """
-    program, *words = code.split()
+    # Of several commands in one piece of code, the first.
+    program, *words = re.split(r"\s*(?:&&|\|\||;)\s*", code)[0].split()
     if program == "make":
         targets = [word for word in words if re.fullmatch(r"[a-z][a-z-]*", word)]
         assert targets or any("." in word for word in words), f"{code}: no target"

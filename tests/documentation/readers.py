@@ -7,6 +7,7 @@ from collabedit.audit.schema import parse_audit
 from collabedit.experiments.schema import load_experiment
 from collabedit.party.edits import load_edits
 from tests.documentation.blocks import ROOT
+from tests.documentation.setups import TABLE
 
 
 def audit(text: str, folder: Path) -> None:
@@ -33,3 +34,11 @@ def example(text: str, folder: Path) -> None:
     file = ROOT / "examples" / "third_party_attack" / "pyproject.toml"
     points = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["entry-points"]
     assert tomllib.loads(text) == {"project": {"entry-points": points}}
+
+
+def columns(text: str, folder: Path) -> None:
+    """Read a table with this mapping beside it."""
+    (folder / "facts.csv").write_text(TABLE, encoding="utf-8")
+    (folder / "facts.columns.toml").write_text(text, encoding="utf-8")
+    (edit,) = load_edits(folder / "facts.csv")
+    assert edit.subject == "Norway"

@@ -47,6 +47,15 @@ def covariance(workspace: Workspace) -> None:
     ).ok()
 
 
+TABLE = "question,entity,answer\nThe capital of Norway is,Norway,Bergen\n"
+"""Edits in columns that have names of their own."""
+
+
+def table(workspace: Workspace) -> None:
+    """Put a table of edits beside nothing else."""
+    (workspace.folder / "facts.csv").write_text(TABLE, encoding="utf-8")
+
+
 def recording(workspace: Workspace) -> None:
     """Record a simulated session of four parties without a model."""
     federation = build_federation(4)

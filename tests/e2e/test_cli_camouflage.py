@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from collabedit.ids import LayerIndex, TaskIndex
+from collabedit.ids import LayerIndex
 from collabedit.party.editing.camouflage import load_decoys, row_space
 from collabedit.party.editing.editor import key_maps, load_plan_covariance
-from collabedit.party.editing.updates import load_update, save_updates
-from collabedit.party.member import SessionReport, TaskReport
-from collabedit.plan import format_digest
-from collabedit.proto.envelope import session_digest
+from collabedit.party.editing.updates import load_update
 from collabedit.sketch import LowRankUpdate, Matrix
 from tests.support.processes import Federation, run_here
+from tests.support.saved_models import store_update
 
 INPUT = 2
 RANK = 3
@@ -24,25 +22,7 @@ RANK = 3
 @pytest.fixture
 def update(federation: Federation, tmp_path: Path) -> Path:
     """An update as `party join` stores it, of rank 3 in every layer."""
-    rng, plan = np.random.default_rng(3), federation.plan
-    updates = {
-        LayerIndex(layer.index): LowRankUpdate(
-            rng.normal(size=(layer.outputs, RANK)), rng.normal(size=(RANK, layer.inputs))
-        )
-        for layer in plan.editing.layers
-    }
-    released = [bytes([task]) * 32 for task in range(len(plan.tasks))]
-    session = SessionReport(
-        bytes(32).hex(),
-        tuple(
-            TaskReport(TaskIndex(task), (task,), (), "", format_digest(digest), 0.0, 0.0)
-            for task, digest in enumerate(released)
-        ),
-        format_digest(session_digest(plan.digest, bytes(32), released)),
-    )
-    path = tmp_path / "update.safetensors"
-    save_updates(path, updates, plan=plan, session=session)
-    return path
+    return store_update(federation.plan, tmp_path / "update.safetensors", rank=RANK)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from collabedit.aggregator import service
+from collabedit.aggregator import uploads
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.crypto.ring import to_bytes
 from collabedit.crypto.rng import SystemRandomness
@@ -88,7 +88,7 @@ class MortalGrpcChannel(DyingChannel):
 def test_a_party_that_died_in_its_upload_sends_only_what_is_missing(
     closed: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "SETTLE_BYTES", 1)
+    monkeypatch.setattr(uploads, "SETTLE_BYTES", 1)
     federation = with_timing(
         build_federation(3, layers=2, tile_bytes=1024, closed=closed), liveness=20.0
     )

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from collabedit.aggregator import service
+from collabedit.aggregator import connections, service
 from collabedit.aggregator.calls import CallKind
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.service import AggregatorServer
@@ -167,8 +167,8 @@ def test_a_packet_larger_than_any_party_sends_is_not_read(tmp_path: Path) -> Non
             "/collabedit.v1.Coordination/Deliver"
         )
         for size, want in (
-            (service.MAXIMUM_DELIVERY_BYTES, STATUS.INVALID_ARGUMENT),
-            (service.MAXIMUM_DELIVERY_BYTES + (128 << 10), STATUS.RESOURCE_EXHAUSTED),
+            (connections.MAXIMUM_DELIVERY_BYTES, STATUS.INVALID_ARGUMENT),
+            (connections.MAXIMUM_DELIVERY_BYTES + (128 << 10), STATUS.RESOURCE_EXHAUSTED),
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 deliver(bytes(size), timeout=10)
@@ -205,10 +205,10 @@ def test_refusals_do_not_fill_the_log(tmp_path: Path) -> None:
 
 
 def test_every_channel_limit_reaches_grpc(tmp_path: Path) -> None:
-    options = dict(service._channel_options(10, tile_bytes=4 << 20))
+    options = dict(connections.server_options(10, tile_bytes=4 << 20))
     assert options["grpc.max_receive_message_length"] == (4 << 20) + 48 + (64 << 10)
     assert options["grpc.max_allowed_incoming_connections"] == 552
-    small = dict(service._channel_options(10, tile_bytes=4096))
+    small = dict(connections.server_options(10, tile_bytes=4096))
     assert small["grpc.max_receive_message_length"] == (2 << 20) + (64 << 10)
 
 
@@ -232,8 +232,8 @@ def closings(hostile: Hostile, count: int, *, seconds: float) -> int:
 def test_connections_beyond_the_limit_are_closed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "CONNECTIONS_PER_PARTY", 0)
-    monkeypatch.setattr(service, "SPARE_CONNECTIONS", 5)
+    monkeypatch.setattr(connections, "CONNECTIONS_PER_PARTY", 0)
+    monkeypatch.setattr(connections, "SPARE_CONNECTIONS", 5)
     with attacked(tmp_path) as hostile:
         assert closings(hostile, 9, seconds=1.5) >= 4
         # And there is room again for a party, once the server has noticed that they are gone.
@@ -249,7 +249,7 @@ def test_connections_beyond_the_limit_are_closed_at_once(
 
 
 def test_a_handshake_that_stalls_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "HANDSHAKE_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.5)
     with attacked(tmp_path) as hostile:
         assert closings(hostile, 4, seconds=8.0) == 4
 

@@ -62,37 +62,6 @@ def test_every_package_imports_from_its_link(package: str) -> None:
     assert module.__doc__ or package.startswith("collabedit.proto.v1")
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what the build reads, so that it leaves nothing behind in ours."""
-    copy = tmp_path_factory.mktemp("checkout") / "collabedit"
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    copy.mkdir()
-    for name in ("src", *LINKS):
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
-        shutil.copy(ROOT / name, copy)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def wheel(checkout: Path) -> Path:
-    out = checkout.parent / "wheel"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
-            *("--no-build-isolation", "--no-index", "--wheel-dir", str(out), str(checkout)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (built,) = out.glob("*.whl")
-    return built
-
-
 def carried() -> set[str]:
     """Every file of our packages that the wheel must hold, as names inside it."""
     patterns = [

@@ -10,6 +10,7 @@ from collabedit.api.credentials import Credentials
 from collabedit.api.evidence import evidence_sink
 from collabedit.api.memory import OwnMemory, selection_report
 from collabedit.api.places import check_address
+from collabedit.api.publishing import load_to_edit, write_joined
 from collabedit.api.reassertion import read_wish, reasserted_items, reassertion_report
 from collabedit.api.recording import recorded
 from collabedit.api.reporting import Reporter
@@ -21,6 +22,7 @@ from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import CollabEditError, InputError
 from collabedit.ids import LayerIndex
 from collabedit.party.client import POLL_SECONDS, ClientTls, GrpcChannel
+from collabedit.party.editing.means import OWN_MEANS, Means
 from collabedit.party.edits import edits_digest
 from collabedit.party.items import edit_items
 from collabedit.party.journal import PartyJournal
@@ -65,6 +67,7 @@ class JoinOptions:
         review: shown what is decided about copies and conflicts of edits; may raise to leave.
         device: `auto`, `cpu`, `cuda` and so on; `spread` is over all GPUs.
         threads: of the processor, and processes that encrypt; None for all cores.
+        means: of the search of targets: its memory, its precision.
     """
 
     covariance: Path | None = None
@@ -83,6 +86,7 @@ class JoinOptions:
     review: Review = accept
     device: str = "auto"
     threads: int | None = None
+    means: Means = OWN_MEANS
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +153,21 @@ def join(
                 ModelEditor,
                 key_maps,
                 load_plan_covariance,
-                load_plan_model,
             )
-            from collabedit.party.editing.model import save_checkpoint
 
             maps = key_maps(plan, load_plan_covariance(plan, options.covariance))
-            loaded = load_plan_model(plan, model, device=options.device, previous=options.previous)
+            loaded, layout = load_to_edit(
+                plan, model, device=options.device, previous=options.previous
+            )
         with watch.phase("targets"):
             requests = take_requests(
-                loaded, memory, wish, work, resumes=unfinished is not None, reporter=reporter
+                loaded,
+                memory,
+                wish,
+                work,
+                resumes=unfinished is not None,
+                means=options.means,
+                reporter=reporter,
             )
         editor = ModelEditor(
             plan,
@@ -168,6 +178,7 @@ def join(
             past=requests.past.edits,
             text=text,
             reassertions=requests.reassertions,
+            means=options.means,
         )
         channel = _open_channel(plan, address, credentials, options)
         reporter.connect(channel)
@@ -187,7 +198,15 @@ def join(
             save_update(work / UPDATE_FILE, editor, session, reporter=reporter)
             # A process that died between saving and the end of its journal has written it.
             if options.output is not None and not (finished and options.output.exists()):
-                save_checkpoint(loaded, options.output)
+                write_joined(
+                    plan,
+                    loaded,
+                    layout,
+                    options.output,
+                    session=session,
+                    updates=editor.updates,
+                    reporter=reporter,
+                )
             memory.remember(session, requests.chosen.edits, requests.past)
         write_report(
             work / REPORT_FILE,
@@ -199,6 +218,7 @@ def join(
             selected={
                 **selection_report(plan, requests.chosen.held, requests.past, session),
                 **reassertion_report(requests.reassertions, session),
+                "target_search": {"autocast": requests.chosen.targets.autocast},
             },
         )
         journal.end()

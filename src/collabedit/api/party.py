@@ -10,6 +10,7 @@ from collabedit.api.reassertion import FILE as REASSERTIONS_FILE
 from collabedit.api.reassertion import read_wish, take_reassertions
 from collabedit.api.reporting import SILENT, Reporter
 from collabedit.api.requests import TARGETS_FILE, Edits, own_edits, take_targets
+from collabedit.party.editing.means import OWN_MEANS, Means
 from collabedit.plan import Plan
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Party:
         device: str = "auto",
         threads: int | None = None,
         ranks: "Ranks | None" = None,
+        means: Means = OWN_MEANS,
     ) -> None:
         """Compute the targets of one's edits offline, the longest part of taking part.
 
@@ -57,6 +59,7 @@ class Party:
             device: see `JoinOptions`.
             threads: see `JoinOptions`.
             ranks: processes that share the edits; None is one.
+            means: of the search: its memory, its precision.
 
         Raises:
             InputError: model, edits or earlier updates are not those of the plan.
@@ -74,11 +77,13 @@ class Party:
         use_threads(threads)
         loaded = load_plan_model(plan, model, device=device, previous=previous)
         path = self.work / TARGETS_FILE
-        targets = take_targets(plan, loaded, records, path, ranks=ranks, reporter=self._reporter)
+        targets = take_targets(
+            plan, loaded, records, path, ranks=ranks, means=means, reporter=self._reporter
+        )
         say(f"{len(records)} targets are in {path} (private)")
         chosen = select_edits(records, targets, plan.editing.skip_residual)
         made = take_reassertions(
-            plan, loaded, wish, chosen, self.work, reporter=self._reporter, ranks=ranks
+            plan, loaded, wish, chosen, self.work, reporter=self._reporter, ranks=ranks, means=means
         )
         ranks.finish()
         if made is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from collabedit.api.reporting import Reporter
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError
+from collabedit.party.editing.means import OWN_MEANS, Means
 from collabedit.party.edits import Edit, load_true_facts
 from collabedit.party.items import Item, edit_items
 from collabedit.party.member import SessionReport
@@ -75,6 +76,7 @@ def take_reassertions(
     past: Sequence[Edit] = (),
     resumes: bool = False,
     ranks: "Ranks | None" = None,
+    means: Means = OWN_MEANS,
 ) -> "Reassertions | None":
     """Read the re-assertions that `prepare` left, or make them now and leave them.
 
@@ -88,6 +90,7 @@ def take_reassertions(
         past: past edits; what they are about is left alone.
         resumes: whether a session goes on that began with re-assertions of its own.
         ranks: that share the search (`reassertion.make_reassertions`); None is one process.
+        means: of the search.
 
     Raises:
         InputError: those that are there were made for something else, there are too few facts, or
@@ -116,6 +119,7 @@ def take_reassertions(
         target_settings(plan.editing),
         start_weights(plan),
         ranks,
+        means,
     )
     if ranks.decide(path.exists()):
         if not ranks.is_first:

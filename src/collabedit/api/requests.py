@@ -9,6 +9,7 @@ from collabedit.api.checks import check_count
 from collabedit.api.memory import OwnMemory, tell_selection
 from collabedit.api.reassertion import take_reassertions
 from collabedit.api.reporting import Reporter
+from collabedit.party.editing.means import Means
 from collabedit.party.edits import Edit, edits_digest, load_edits
 from collabedit.party.items import edit_items
 from collabedit.party.memory import Recollection
@@ -49,6 +50,7 @@ def take_targets(
     path: Path,
     *,
     ranks: "Ranks",
+    means: Means,
     reporter: Reporter,
 ) -> "Targets":
     """Read the targets that an earlier call left at `path`, or compute them now and leave them.
@@ -74,6 +76,8 @@ def take_targets(
             ),
             ranks=ranks,
         )
+        if targets.autocast != "off":
+            reporter.say(f"they were searched with products in {targets.autocast}")
     else:
         with reporter.progress("targets") as advance:
             targets = compute_targets(
@@ -85,6 +89,7 @@ def take_targets(
                 weights=weights,
                 progress=advance,
                 ranks=ranks,
+                means=means,
             )
         if ranks.is_first:
             targets.save(path)
@@ -118,6 +123,7 @@ def take_requests(
     work: Path,
     *,
     resumes: bool,
+    means: Means,
     reporter: Reporter,
 ) -> Requests:
     """Decide which edits are edited, which past ones and what else is brought, and say so.
@@ -128,6 +134,7 @@ def take_requests(
         wish: re-assertions that are asked for.
         work: the party's directory.
         resumes: whether a session goes on.
+        means: of the search.
         reporter: told of it.
     """
     from collabedit.party.editing.ranks import ALONE
@@ -135,12 +142,26 @@ def take_requests(
 
     plan = memory.plan
     targets = take_targets(
-        plan, model, memory.edits, work / TARGETS_FILE, ranks=ALONE, reporter=reporter
+        plan,
+        model,
+        memory.edits,
+        work / TARGETS_FILE,
+        ranks=ALONE,
+        means=means,
+        reporter=reporter,
     )
     chosen = select_edits(memory.edits, targets, plan.editing.skip_residual)
     past = memory.recall(chosen.held)
     tell_selection(plan, chosen.held, past, reporter=reporter)
     added = take_reassertions(
-        plan, model, wish, chosen, work, reporter=reporter, past=memory.past, resumes=resumes
+        plan,
+        model,
+        wish,
+        chosen,
+        work,
+        reporter=reporter,
+        past=memory.past,
+        resumes=resumes,
+        means=means,
     )
     return Requests(chosen, past, added)

@@ -18,8 +18,10 @@ from collabedit import __version__
 from collabedit.cli import (
     aggregator,
     audit,
+    convert,
     covariance,
     demo,
+    edits,
     evaluate,
     evidence,
     experiment,
@@ -44,8 +46,10 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(keys.app, name="keys")
 app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(party.app, name="party")
+app.add_typer(edits.app, name="edits")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(audit.app, name="audit")
+app.command("convert")(convert.run)
 app.command("covariance")(covariance.run)
 app.command("evaluate")(evaluate.run)
 app.command("simulate")(simulate.run)

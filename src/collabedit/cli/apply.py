@@ -6,9 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from collabedit.api.publishing import load_to_edit, make_card, write_edited
 from collabedit.api.results import check_output
-from collabedit.cli.console import PreviousOption, say
+from collabedit.cli.console import Lines, PreviousOption, say
 from collabedit.cli.credentials import PlanOption
+from collabedit.cli.publishing import (
+    AuditOption,
+    BaseModelOption,
+    ReportOption,
+    read_audit,
+    read_figures,
+)
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.errors import InputError
 from collabedit.plan import Plan, load_plan
@@ -29,6 +37,16 @@ def run(
     update: Annotated[Path, typer.Option(help="An update that `party join` wrote.")],
     output: Annotated[Path, typer.Option(help="Edited checkpoint to write; must not exist.")],
     previous: PreviousOption = None,
+    keep_originals: Annotated[
+        bool,
+        typer.Option(
+            help="Keep the weights of before beside the edited ones, for an exact `party undo`; "
+            "as large as the edited layers."
+        ),
+    ] = True,
+    base_model: BaseModelOption = None,
+    report: ReportOption = None,
+    audit: AuditOption = None,
     camouflage: Annotated[
         Path | None,
         typer.Option(
@@ -62,12 +80,14 @@ def run(
 ) -> None:
     """Write an edited checkpoint from a stored update.
 
+    It has the files of the model's directory: the same shards, dtypes and order, tokenizer and
+    configuration, and weights that differ in the edited layers only; and a model card.
+
     With --camouflage a span test of the checkpoint finds decoys beside edited subjects. The stored
     update stays as it is, and so does what it does to the edits' keys.
     """
     from collabedit.party.editing.camouflage import Camouflage, load_decoys
-    from collabedit.party.editing.editor import key_maps, load_plan_covariance, load_plan_model
-    from collabedit.party.editing.model import save_checkpoint
+    from collabedit.party.editing.editor import key_maps, load_plan_covariance
     from collabedit.party.editing.updates import apply_saved, load_chain
 
     check_output(output)
@@ -81,10 +101,19 @@ def run(
             raise InputError(f"{option} has no meaning without --camouflage")
     plan = load_plan(plan_file)
     saved = load_chain([*(previous or ()), update], weights=plan.model.weights)[-1]
+    card = make_card(
+        plan,
+        kind="checkpoint",
+        base_model=base_model,
+        sessions=[*saved.previous, saved.session],
+        ranks={layer: each.rank for layer, each in saved.updates.items()},
+        session=read_figures(report, plan, saved.session),
+        audit=read_audit(audit),
+    )
     if camouflage is not None:
         decoys = load_decoys(camouflage)
         maps = key_maps(plan, load_plan_covariance(plan, covariance))
-    loaded = load_plan_model(plan, model, device="cpu", previous=previous or ())
+    loaded, layout = load_to_edit(plan, model, device="cpu", previous=previous)
     if camouflage is not None:
         settings = Camouflage(
             1.0 if camouflage_strength is None else camouflage_strength,
@@ -92,7 +121,16 @@ def run(
         )
         saved = _camouflage(plan, loaded, saved, decoys, maps, settings)
     apply_saved(loaded, saved)
-    save_checkpoint(loaded, output)
+    write_edited(
+        plan,
+        loaded,
+        layout,
+        output,
+        sessions=[*saved.previous, saved.session],
+        card=card,
+        keep_originals=keep_originals,
+        reporter=Lines(),
+    )
     say(f"edited model written to {output}")
 
 

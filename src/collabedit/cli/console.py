@@ -112,15 +112,8 @@ def progress_bar(title: str) -> Iterator[Advance]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-class ConsoleReporter(Reporter):
-    """Tells the person at the terminal, and an observer of events.
-
-    Args:
-        observe: given every event.
-    """
-
-    def __init__(self, observe: Callable[[str, Mapping[str, object]], None]) -> None:
-        self._observe = observe
+class Lines(Reporter):
+    """Tells the person at the terminal."""
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -131,6 +124,17 @@ class ConsoleReporter(Reporter):
         """Show a bar."""
         with progress_bar(title) as advance:
             yield advance
+
+
+class ConsoleReporter(Lines):
+    """Tells the person at the terminal, and an observer of events.
+
+    Args:
+        observe: given every event.
+    """
+
+    def __init__(self, observe: Callable[[str, Mapping[str, object]], None]) -> None:
+        self._observe = observe
 
     def observe(self, event: str, fields: Mapping[str, object]) -> None:
         """Pass an event on."""

