@@ -27,13 +27,14 @@ LOCK     = $(TOOLS)/uv pip compile --quiet --python-version 3.11 --generate-hash
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-network check format protos bench bench-all bench-peers bench-ckks fuzz dropout-matrix fault-simulation dist locks audit-dependencies licences sbom parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments audit-demo clean
+.PHONY: help demo test test-slow test-network check docs format protos bench bench-all bench-peers bench-ckks fuzz dropout-matrix fault-simulation dist locks audit-dependencies licences sbom parity-table lie-table tampering-table closed-sums-table reassertion-table camouflage-table model-attacks-table crash-test experiments audit-demo clean
 help:
 	@echo "make demo       three institutions edit a real model over gRPC (about 4 minutes)"
 	@echo "make test       fast test suite"
 	@echo "make test-slow  real model, real processes"
 	@echo "make test-network  processes between network namespaces, needs root (about 7 minutes)"
-	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh"
+	@echo "make check      ruff, mypy --strict, import contracts, generated code fresh, docs"
+	@echo "make docs       the documentation as a site, out/site/index.html"
 	@echo "make protos     regenerate proto/v1 from the .proto files"
 	@echo "make bench      the main benchmarks: JSON, a page and plots under out/bench (about 8 minutes)"
 	@echo "make bench-all  all of them"
@@ -98,6 +99,11 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory protos
 	git diff --exit-code -- proto/v1
+	$(MAKE) --no-print-directory docs
+
+# Without a network; the first variable silences an announcement of the theme's authors.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
