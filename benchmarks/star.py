@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from collabedit.aggregator.connections import WINDOW_BYTES
+
 GOODPUT: Final = 1448 / 1538
 """Payload of a full Ethernet frame with TCP timestamps over what it occupies on the line: 1500 - 52
 of 1500 + 38 bytes. Records of TLS and frames of HTTP/2 take another 0.3 %, which is left out."""
@@ -18,9 +20,10 @@ of 1500 + 38 bytes. Records of TLS and frames of HTTP/2 take another 0.3 %, whic
 FIRST_WINDOW: Final = 10 * 1448
 """Bytes that a connection sends before the first acknowledgement (RFC 6928)."""
 
-WINDOW: Final = 4 << 20
-"""Bytes that a connection has under way at most: Linux's default for a sender's buffer, the last
-number in net.ipv4.tcp_wmem. It limits a distant party to WINDOW/RTT whatever its line."""
+WINDOW: Final = WINDOW_BYTES + (1 << 20)
+"""Bytes that a connection has under way at most: the aggregator's window and the frame that it
+reads, of the usual tiles (SPEC 5.5). It limits a distant party to WINDOW/RTT whatever its line. A
+download may have more, up to Linux's 4 MiB for a sender's buffer; it is held to the same here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from collabedit.simulation import Simulation
 from collabedit.sketch import Matrix
 from tests.e2e.test_audit import report_of, reported_again
 from tests.support import processes
+from tests.support.guessing import finds_everything
 from tests.support.processes import Outcome, run_command, run_here, torch_threads
 from tests.support.tiny_models import build_tiny_model
 
@@ -142,7 +143,7 @@ def test_closed_sums_do_not_say_what_open_ones_do(place: Path, tmp_path: Path) -
     assert ended.code == 0, ended.err
     rows = rows_of(report_of(out))
     assert rows["update-span"].metrics[0].value == 1.0
-    assert rows["sum-span"].severity != "leaks"
+    assert not finds_everything(rows["sum-span"])
     assert rows["sum-span"].defence == "closed"
     # No text of an edit was logged, either.
     assert "Eiffel" not in ended.err + ended.out
@@ -262,7 +263,7 @@ def test_a_session_over_grpc_is_audited_from_its_ends(tmp_path: Path) -> None:
     assert {"recording of aggregator", "recording of party-1"} <= set(report.digests)
     rows = rows_of(report)
     assert rows["update-span"].metrics[0].value == 1.0
-    assert rows["sum-span"].severity != "leaks"
+    assert not finds_everything(rows["sum-span"])
     assert rows["counts-and-sizes"].metrics
 
 
@@ -343,6 +344,4 @@ def test_a_recorded_session_on_a_real_model(tmp_path: Path) -> None:
         found = {metric.name: metric.value for metric in rows[leaking].metrics}
         assert found["recall@n"] == 1.0
         assert rows[leaking].severity == "leaks"
-    area = next(each for each in rows["sum-span", "closed"].metrics if each.name == "auc")
-    assert area.low <= 0.5 <= area.high
-    assert rows["sum-span", "closed"].severity != "leaks"
+    assert not finds_everything(rows["sum-span", "closed"])
