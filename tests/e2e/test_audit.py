@@ -17,8 +17,8 @@ from tests.support.processes import PROGRAM, Outcome, environment, run_command, 
 from tests.support.tiny_models import build_tiny_model
 from tests.unit.attacks.test_registry import install
 
-# Many processes that import torch on few and busy cores.
-pytestmark = pytest.mark.timeout(900)
+# Each starts many processes that import torch, on few and busy cores; tests/unit/audit is fast.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LONG = 600.0
 
@@ -169,7 +169,6 @@ def test_neither_the_report_nor_results_hold_a_text_of_an_edit_or_a_path(
     assert all(path.stat().st_mode & 0o077 == 0 for path in sessions)
 
 
-@pytest.mark.slow
 def test_the_same_audit_elsewhere_gives_the_same_bytes(done: Path, tmp_path: Path) -> None:
     shutil.copytree(done.parent / "model", tmp_path / "model")
     again = run(write(tmp_path, utility={"measure": True}), tmp_path / "elsewhere")
@@ -225,7 +224,6 @@ def test_a_package_that_cannot_be_loaded_holds_up_who_asks_for_it_alone(
     assert "package broken" in refused.err
 
 
-@pytest.mark.slow
 def test_an_attack_of_another_package_is_in_the_list_and_in_the_matrix(
     place: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +245,6 @@ def test_an_attack_of_another_package_is_in_the_list_and_in_the_matrix(
     assert [(card.name, card.package) for card in report.attacks] == [("first-come", "waiting")]
 
 
-@pytest.mark.slow
 def test_an_attack_that_fails_is_named_and_the_others_are_reported(
     place: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +269,6 @@ def test_an_attack_that_fails_is_named_and_the_others_are_reported(
     assert rows["sum-span"].metrics
 
 
-@pytest.mark.slow
 def test_a_killed_audit_goes_on(place: Path, tmp_path: Path) -> None:
     seeds = list(range(10, 18))
     grid = {"attacks": ["sum-span", "update-span"], "defences": ["masked"], "parties": [3]}
@@ -331,7 +327,6 @@ seeds = [1]
 """What the documents claim of the demo audit, without what takes minutes."""
 
 
-@pytest.mark.slow
 def test_an_audit_says_of_a_real_model_what_the_documents_say(tmp_path: Path) -> None:
     """Downloads the demo's model, 93 MB, unless it is in the cache."""
     demo = (Path(__file__).parents[2] / "audits" / "demo.toml").read_text()
@@ -339,6 +334,7 @@ def test_an_audit_says_of_a_real_model_what_the_documents_say(tmp_path: Path) ->
     # A few steps of the search give residuals of some size; what follows is about keys.
     assert "target_steps = 20" in head
     head = head.replace("target_steps = 20", "target_steps = 4")
+    head += '[covariance]\nsource = "python-docs"\n\n'  # is there; writing a text takes minutes
     file, out = tmp_path / "fewer.toml", tmp_path / "out"
     file.write_text(head + FEWER + rest[: rest.index("[attacks.")])
     ended = run_command("audit", "run", "--config", file, "--out", out, timeout=900)

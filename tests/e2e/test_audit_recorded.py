@@ -33,8 +33,8 @@ from tests.support.guessing import finds_everything
 from tests.support.processes import Outcome, run_command, run_here, torch_threads
 from tests.support.tiny_models import build_tiny_model
 
-# Processes that import torch on few and busy cores.
-pytestmark = pytest.mark.timeout(900)
+# Each starts processes that import torch, on few and busy cores; tests/unit/audit is fast.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LONG = 600.0
 PARTIES = ("party-1", "party-2", "party-3")
@@ -177,7 +177,6 @@ def test_a_report_is_made_again_and_held_against_bounds(done: Path, tmp_path: Pa
     assert "on the recorded session: not run yet" in unfinished.lines[-1]
 
 
-@pytest.mark.slow
 def test_the_same_recording_elsewhere_gives_the_same_bytes(
     done: Path, place: Path, tmp_path: Path
 ) -> None:
@@ -231,7 +230,6 @@ def test_what_does_not_fit_is_refused_in_one_line(done: Path, place: Path, tmp_p
     assert "holds the audit of a recording of another plan" in taken.lines[-1]
 
 
-@pytest.mark.slow
 def test_a_session_over_grpc_is_audited_from_its_ends(tmp_path: Path) -> None:
     federation = processes.build_federation(
         tmp_path / "federation", parties=3, command=processes.run_here
@@ -320,7 +318,6 @@ def record_sessions(place: Path, kinds: Mapping[str, Closed | None]) -> None:
             ).run(contribute)
 
 
-@pytest.mark.slow
 def test_a_recorded_session_on_a_real_model(tmp_path: Path) -> None:
     """Downloads the demo's model, 93 MB, unless it is in the cache."""
     model = fetch_demo_model(Path(__file__).parents[2] / ".cache" / "collabedit")

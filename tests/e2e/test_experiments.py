@@ -70,6 +70,7 @@ def values(out: Path, metric: str) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_every_kind_of_cell_ends_in_one_table(place: Path, tmp_path: Path) -> None:
     common = {"methods": ["collabedit-sequential", "centralised"], "parties": [3]}
     file = write(
