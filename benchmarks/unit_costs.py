@@ -220,7 +220,7 @@ def _wire() -> tuple[float, float, float, float]:
     size = sum(map(len, frames))
     with tempfile.TemporaryDirectory(prefix="collabedit-") as folder:
         before = set(multiprocessing.active_children())
-        server = Server(serve_ours, setting, Path(folder))
+        server = Server(serve_ours, setting, Path(folder, "ours"))
         (process,) = set(multiprocessing.active_children()) - before
         sent, received = [], []
         for party in plan.party_ids:
