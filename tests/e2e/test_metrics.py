@@ -22,6 +22,7 @@ from collabedit.operations.aggregator_metrics import AggregatorCollector
 from collabedit.operations.metrics import MetricsPage
 from collabedit.operations.party_metrics import PartyCollector
 from collabedit.operations.progress import SessionProgress
+from collabedit.operations.watched import Watched
 from collabedit.operations.web import WebServer
 from collabedit.plan import Plan, Timing
 from collabedit.sketch import Matrix
@@ -67,15 +68,8 @@ def observed(network: Network) -> Iterator[tuple[AggregatorServer, WebServer]]:
     progress, traffic = SessionProgress(), Traffic()
     coordinator = network.coordinator(observer=progress.observe)
     with network.server(coordinator, traffic=traffic) as server:
-        collector = AggregatorCollector(
-            coordinator,
-            progress,
-            traffic,
-            state=network.directory,
-            port=server.port,
-            reachable=lambda: server.reachable,
-            is_serving=lambda: server.is_serving,
-        )
+        watched = Watched.at(server, coordinator, progress, traffic)
+        collector = AggregatorCollector(watched, state=network.directory, port=server.port)
         with WebServer("127.0.0.1:0", {"/metrics": MetricsPage(collector)}) as pages:
             yield server, pages
 

@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -154,17 +153,11 @@ class _Reporter(ConsoleReporter):
 
     def __init__(self, progress: SessionProgress) -> None:
         self._log = LogObserver("aggregator", is_held=True)
-        self._progress = progress
-        super().__init__(self._log)
+        super().__init__(progress.before(self._log))
 
     def begin(self, session_id: bytes) -> None:
         """Log what was held back as of this session."""
         self._log.begin(session_id)
-
-    def observe(self, event: str, fields: Mapping[str, object]) -> None:
-        """Log an event, and keep it."""
-        self._progress.observe(event, fields)
-        super().observe(event, fields)
 
 
 def _heed_signals(aggregator: Aggregator) -> list[int]:
@@ -199,30 +192,17 @@ def _pages(
         return {}
     from collabedit.operations.aggregator_metrics import AggregatorCollector
     from collabedit.operations.metrics import MetricsPage
+    from collabedit.operations.watched import Watched
 
-    coordinator, server = aggregator.coordinator, aggregator.server
-    collector = AggregatorCollector(
-        coordinator,
-        progress,
-        traffic,
-        state=aggregator.state,
-        port=server.port,
-        reachable=lambda: server.reachable,
-        is_serving=lambda: server.is_serving,
-    )
+    watched = Watched.at(aggregator.server, aggregator.coordinator, progress, traffic)
+    collector = AggregatorCollector(watched, state=aggregator.state, port=aggregator.server.port)
     wanted: dict[str, tuple[str | None, Pages]] = {
         "--metrics": (metrics, {"/metrics": MetricsPage(collector)})
     }
     if status is not None:
         from collabedit.operations.status import StatusPages
 
-        pages = StatusPages(
-            coordinator,
-            progress,
-            traffic,
-            reachable=lambda: server.reachable,
-            is_serving=lambda: server.is_serving,
-        )
+        pages = StatusPages(watched)
         wanted["--status"] = status, {"/": pages.html, "/status.json": pages.json}
     return wanted
 

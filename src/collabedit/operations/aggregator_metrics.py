@@ -1,28 +1,25 @@
 """The aggregator's metrics, read from its session when somebody asks."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.rounds import ROUNDS
 from collabedit.aggregator.states import Dropout
-from collabedit.aggregator.traffic import UPLOAD, Traffic
 from collabedit.errors import AbortReason
-from collabedit.ids import PartyId
 from collabedit.operations.connections import open_connections
 from collabedit.operations.disk import free_bytes, used_bytes
 from collabedit.operations.metrics import counter, gauge
-from collabedit.operations.progress import BUCKETS, SessionProgress, abort_reason
+from collabedit.operations.progress import BUCKETS, abort_reason
+from collabedit.operations.watched import PARTY_STATES, Watched, received_frames
 from collabedit.plan import format_digest
 
 SILENT = "SILENT"
 """Reason of a party that was dropped without a word; the others are `AbortReason`s."""
 
-PARTY_STATES = ("joined", "dropped", "awaited")
 STATES = (*ROUNDS.values(), "completed", "aborted")
 
 
@@ -30,33 +27,15 @@ class AggregatorCollector(Collector):
     """Reads one session.
 
     Args:
-        coordinator: the session.
-        progress: observes it.
-        traffic: counts its wire.
+        watched: the session.
         state: directory of journal and spool.
         port: where it listens.
-        reachable: who polled lately.
-        is_serving: whether it takes new calls.
     """
 
-    def __init__(
-        self,
-        coordinator: Coordinator,
-        progress: SessionProgress,
-        traffic: Traffic,
-        *,
-        state: Path,
-        port: int,
-        reachable: Callable[[], frozenset[PartyId]],
-        is_serving: Callable[[], bool],
-    ) -> None:
-        self._coordinator = coordinator
-        self._progress = progress
-        self._traffic = traffic
+    def __init__(self, watched: Watched, *, state: Path, port: int) -> None:
+        self._watched = watched
         self._state = state
         self._port = port
-        self._reachable = reachable
-        self._is_serving = is_serving
 
     def describe(self) -> list[Metric]:
         """Promise nothing: what there is, is known when it is read."""
@@ -70,7 +49,7 @@ class AggregatorCollector(Collector):
         yield from self._disk()
 
     def _session(self) -> Iterator[Metric]:
-        coordinator, progress = self._coordinator, self._progress
+        coordinator, progress = self._watched.coordinator, self._watched.progress
         plan = coordinator.plan
         yield gauge(
             "collabedit_aggregator_session_info",
@@ -86,7 +65,7 @@ class AggregatorCollector(Collector):
         yield gauge(
             "collabedit_aggregator_serving",
             "Whether the aggregator takes new calls: 0 while it drains.",
-            ((), self._is_serving()),
+            ((), self._watched.is_serving()),
         )
         yield gauge("collabedit_aggregator_tasks", "Sums of the plan.", ((), len(plan.tasks)))
         yield gauge(
@@ -128,18 +107,8 @@ class AggregatorCollector(Collector):
         )
 
     def _parties(self) -> Iterator[Metric]:
-        coordinator, plan = self._coordinator, self._coordinator.plan
-        dropouts = coordinator.dropouts
-        dropped = {dropout.party for dropout in dropouts}
-        joined = self._progress.joined
-        states = {
-            party: "dropped"
-            if party in dropped
-            else "joined"
-            if plan.party_name(party) in joined
-            else "awaited"
-            for party in plan.party_ids
-        }
+        coordinator, plan = self._watched.coordinator, self._watched.coordinator.plan
+        states = self._watched.party_states()
         yield gauge(
             "collabedit_aggregator_parties",
             "Parties of the plan: joined this process and not dropped, dropped, or neither.",
@@ -155,16 +124,14 @@ class AggregatorCollector(Collector):
         yield gauge(
             "collabedit_aggregator_reachable_parties",
             "Parties that polled in the last seconds and still need something.",
-            ((), len(self._reachable())),
+            ((), len(self._watched.reachable())),
         )
         yield gauge(
             "collabedit_aggregator_waiting_parties",
             "Parties that the current round still waits for.",
             ((), len(coordinator.waiting_for)),
         )
-        gone = Counter(
-            (each.round, each.reason.name if each.reason else SILENT) for each in dropouts
-        )
+        gone = Counter((each.round, _reason(each)) for each in coordinator.dropouts)
         yield counter(
             "collabedit_aggregator_dropouts",
             "Parties that were dropped, by round and by what they said.",
@@ -174,12 +141,12 @@ class AggregatorCollector(Collector):
         yield counter(
             "collabedit_aggregator_logged_refusals",
             "Calls that were refused, as far as the log has them, by class of error.",
-            *(((error,), count) for error, count in sorted(self._progress.refused.items())),
+            *(((error,), count) for error, count in sorted(self._watched.progress.refused.items())),
             labels=("error",),
         )
 
     def _wire(self) -> Iterator[Metric]:
-        methods = sorted(self._traffic.methods().items())
+        methods = sorted(self._watched.traffic.methods().items())
         yield counter(
             "collabedit_aggregator_received_bytes",
             "Bytes of messages of parties, by method; without those of gRPC and TLS.",
@@ -192,11 +159,10 @@ class AggregatorCollector(Collector):
             *(((name,), each.sent_bytes) for name, each in methods),
             labels=("method",),
         )
-        frames = sum(each.received_messages for name, each in methods if name == UPLOAD)
         yield counter(
             "collabedit_aggregator_received_frames",
             "Frames of uploads, those that were sent again included.",
-            ((), frames),
+            ((), received_frames(dict(methods))),
         )
         yield counter(
             "collabedit_aggregator_calls",

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -20,10 +20,8 @@ from collabedit.aggregator import states as s
 from collabedit.aggregator.coordinator import Coordinator
 from collabedit.aggregator.records import describe_dropout
 from collabedit.aggregator.rounds import ROUNDS
-from collabedit.aggregator.traffic import UPLOAD, Traffic
 from collabedit.errors import InputError
-from collabedit.ids import PartyId
-from collabedit.operations.progress import SessionProgress
+from collabedit.operations.watched import Watched, received_frames
 from collabedit.operations.web import Page
 from collabedit.plan import format_digest
 
@@ -38,30 +36,14 @@ class StatusPages:
     """Makes both pages of one session.
 
     Args:
-        coordinator: the session.
-        progress: observes it.
-        traffic: counts its wire.
-        reachable: who polled lately.
-        is_serving: whether new calls are taken.
+        watched: the session.
 
     Raises:
         InputError: the package that makes HTML is not installed.
     """
 
-    def __init__(
-        self,
-        coordinator: Coordinator,
-        progress: SessionProgress,
-        traffic: Traffic,
-        *,
-        reachable: Callable[[], frozenset[PartyId]],
-        is_serving: Callable[[], bool],
-    ) -> None:
-        self._coordinator = coordinator
-        self._progress = progress
-        self._traffic = traffic
-        self._reachable = reachable
-        self._is_serving = is_serving
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
         self._template = _template()
 
     def html(self) -> Page:
@@ -84,7 +66,7 @@ class StatusPages:
 
     def snapshot(self) -> dict[str, Any]:
         """Return what both pages show."""
-        coordinator, progress = self._coordinator, self._progress
+        coordinator, progress = self._watched.coordinator, self._watched.progress
         plan, state = coordinator.plan, coordinator.state
         task, here = coordinator.position
         return {
@@ -120,40 +102,33 @@ class StatusPages:
         }
 
     def _state(self) -> str:
-        state = self._coordinator.state
-        if isinstance(state, s.Completed) and self._coordinator.finished:
+        coordinator = self._watched.coordinator
+        state = coordinator.state
+        if isinstance(state, s.Completed) and coordinator.finished:
             return "completed"
         if isinstance(state, s.Aborted):
             return "aborted"
-        return "running" if self._is_serving() else "stopping"
+        return "running" if self._watched.is_serving() else "stopping"
 
     def _parties(self) -> Iterator[dict[str, object]]:
-        coordinator = self._coordinator
-        plan = coordinator.plan
+        coordinator = self._watched.coordinator
+        plan, reachable = coordinator.plan, self._watched.reachable()
         dropped = {each.party: describe_dropout(plan, each) for each in coordinator.dropouts}
-        joined, reachable = self._progress.joined, self._reachable()
-        for party in sorted(plan.party_ids):
-            name = plan.party_name(party)
-            entry: dict[str, object] = {"name": name, "state": "awaited"}
-            if party in dropped:
-                entry = {**dropped[party], "name": name, "state": "dropped"}
-                del entry["party"]
-            elif name in joined:
-                entry["state"] = "joined"
+        for party, state in self._watched.party_states().items():
+            entry = {**dropped.get(party, {}), "name": plan.party_name(party), "state": state}
+            entry.pop("party", None)
             entry["reachable"] = party in reachable
             yield entry
 
     def _throughput(self) -> dict[str, object]:
-        methods = self._traffic.methods()
-        received, sent = self._traffic.rates()
+        methods = self._watched.traffic.methods()
+        received, sent = self._watched.traffic.rates()
         return {
             "received_bytes": sum(each.received_bytes for each in methods.values()),
             "sent_bytes": sum(each.sent_bytes for each in methods.values()),
             "received_bytes_per_second": round(received),
             "sent_bytes_per_second": round(sent),
-            "frames": sum(
-                each.received_messages for name, each in methods.items() if name == UPLOAD
-            ),
+            "frames": received_frames(methods),
             "open_calls": sum(each.is_open for each in methods.values()),
         }
 

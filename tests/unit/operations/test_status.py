@@ -12,6 +12,7 @@ from collabedit.crypto.rng import SystemRandomness
 from collabedit.ids import AGGREGATOR, PartyId
 from collabedit.operations.progress import SessionProgress
 from collabedit.operations.status import StatusPages, _bytes, _seconds
+from collabedit.operations.watched import Watched
 from tests.protocol.stage import Session
 from tests.support.federations import TestFederation, build_federation
 
@@ -26,11 +27,13 @@ def status_of(federation: TestFederation, directory: Path) -> tuple[Coordinator,
         observer=progress.observe,
     )
     return coordinator, StatusPages(
-        coordinator,
-        progress,
-        Traffic(),
-        reachable=lambda: frozenset({PartyId(1)}),
-        is_serving=lambda: True,
+        Watched(
+            coordinator,
+            progress,
+            Traffic(),
+            reachable=lambda: frozenset({PartyId(1)}),
+            is_serving=lambda: True,
+        )
     )
 
 
@@ -59,11 +62,13 @@ def test_after_a_session_with_a_dropout(tmp_path: Path) -> None:
         alter=lambda party, packet: () if party == PartyId(5) else (packet,),
     ).run()
     pages = StatusPages(
-        session.coordinator,
-        progress,
-        Traffic(),
-        reachable=frozenset,
-        is_serving=lambda: True,
+        Watched(
+            session.coordinator,
+            progress,
+            Traffic(),
+            reachable=frozenset,
+            is_serving=lambda: True,
+        )
     )
     status = json.loads(pages.json().body)
     assert (status["state"], status["finished_tasks"]) == ("completed", 2)
