@@ -1,5 +1,6 @@
 """The library as its users meet it: the examples, resumption, and what a reporter is told."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from collabedit import (
     SessionAbortedError,
     simulate,
 )
+from collabedit.errors import TransportError
 from collabedit.party.editing.updates import load_update
 from tests.support.tiny_models import build_tiny_model
 
@@ -116,6 +118,19 @@ def test_an_aggregator_that_was_stopped_goes_on(model: Path, tmp_path: Path) -> 
         assert aggregator.run() is None
     with federation.aggregator() as again:
         assert again.session_id == before
+
+
+def test_an_aggregator_that_cannot_listen_keeps_nothing_open(model: Path, tmp_path: Path) -> None:
+    federation = create(tmp_path / "federation", model)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(TransportError, match="is the port in use") as refused:
+            federation.aggregator(listen=f"127.0.0.1:{taken.getsockname()[1]}")
+    # The error, and with it everything that was begun, is still there; the journal is free.
+    assert refused.tb is not None
+    with federation.aggregator() as aggregator:
+        assert aggregator.session_id
 
 
 def test_a_simulation_gives_the_update_and_tells_an_abort(model: Path) -> None:

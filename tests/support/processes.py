@@ -22,6 +22,7 @@ import tomli_w
 import torch
 
 from collabedit import cli
+from collabedit.api.federation import Member
 from collabedit.plan import Plan, load_plan
 from tests.support.tiny_models import build_tiny_model, teach
 
@@ -112,30 +113,6 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Files of one end."""
-
-    name: str
-    directory: Path
-
-    @property
-    def identity(self) -> Path:
-        return self.directory / "identity.pem"
-
-    @property
-    def certificate(self) -> Path:
-        return self.directory / f"{self.name}.pem"
-
-    @property
-    def tls_key(self) -> Path:
-        return self.directory / f"{self.name}-key.pem"
-
-    @property
-    def edits(self) -> Path:
-        return self.directory / "edits.json"
 
 
 @dataclass(frozen=True, slots=True)

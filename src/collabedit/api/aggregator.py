@@ -88,47 +88,51 @@ class Aggregator:
         self.plan = plan
         self.state = state
         self._reporter = reporter
-        self._journal = Journal(state / JOURNAL_FILE)
-        if abandon and self._journal.session is not None:
-            given_up = self._journal.session.session_id.hex()[:16]
-            reporter.say(f"gave up the unfinished session {given_up}")
-            self._journal.end("abandoned")
         self._exits = ExitStack()
-        recorder = None
-        if record is not None:
-            recorder = self._exits.enter_context(Recorder(record, plan, role="aggregator"))
-        self.coordinator = Coordinator(
-            plan,
-            credentials.identity,
-            directory=state / "spool",
-            randomness=SystemRandomness(),
-            evidence=evidence_sink(EvidenceFolder(state, plan), reporter.observe),
-            observer=reporter.observe,
-            journal=self._journal,
-            recorder=recorder,
-        )
-        reporter.begin(self.coordinator.session_id)
-        if self.coordinator.replayed:
-            reporter.say(
-                f"resuming session {self.session_id[:16]} in round "
-                f"{self.coordinator.round_name} of task {self.coordinator.position[0]}"
+        with ExitStack() as opened:
+            opened.enter_context(self._exits)
+            self._journal = Journal(state / JOURNAL_FILE)
+            opened.callback(self._journal.close)
+            if abandon and self._journal.session is not None:
+                given_up = self._journal.session.session_id.hex()[:16]
+                reporter.say(f"gave up the unfinished session {given_up}")
+                self._journal.end("abandoned")
+            recorder = None
+            if record is not None:
+                recorder = self._exits.enter_context(Recorder(record, plan, role="aggregator"))
+            self.coordinator = Coordinator(
+                plan,
+                credentials.identity,
+                directory=state / "spool",
+                randomness=SystemRandomness(),
+                evidence=evidence_sink(EvidenceFolder(state, plan), reporter.observe),
+                observer=reporter.observe,
+                journal=self._journal,
+                recorder=recorder,
             )
-        tls = _server_tls(credentials.tls)
-        places = credentials.places
-        self._rotated = None
-        if places is not None:
-            self._rotated = RotatedTls(
-                lambda: _server_tls(places.read()), places.files, reporter.observe
+            reporter.begin(self.coordinator.session_id)
+            if self.coordinator.replayed:
+                reporter.say(
+                    f"resuming session {self.session_id[:16]} in round "
+                    f"{self.coordinator.round_name} of task {self.coordinator.position[0]}"
+                )
+            tls = _server_tls(credentials.tls)
+            places = credentials.places
+            self._rotated = None
+            if places is not None:
+                self._rotated = RotatedTls(
+                    lambda: _server_tls(places.read()), places.files, reporter.observe
+                )
+            self.server = AggregatorServer(
+                self.coordinator,
+                address=listen,
+                tls=tls if self._rotated is None else self._rotated.current,
+                traffic=traffic,
+                renewed=None if self._rotated is None else self._rotated.renewed,
+                grace=grace,
+                reflection=reflection,
             )
-        self.server = AggregatorServer(
-            self.coordinator,
-            address=listen,
-            tls=tls if self._rotated is None else self._rotated.current,
-            traffic=traffic,
-            renewed=None if self._rotated is None else self._rotated.renewed,
-            grace=grace,
-            reflection=reflection,
-        )
+            opened.pop_all()  # nothing failed: `__exit__` closes them
         self._host = listen.rpartition(":")[0]
 
     @property

@@ -61,6 +61,11 @@ class Member:
         return self.directory / f"{self.name}-key.pem"
 
     @property
+    def edits(self) -> Path:
+        """Where a party may keep its private edits; `Federation.create` leaves the place empty."""
+        return self.directory / "edits.json"
+
+    @property
     def work(self) -> Path:
         """Targets, update and report of a party; journal and report of the aggregator."""
         return self.directory / "work"

@@ -59,11 +59,6 @@ def own_facts(count: int) -> list[dict[str, Any]]:
     return records[:count]
 
 
-def edits_file(party: Member) -> Path:
-    """Return the file of a party's private edits."""
-    return party.directory / "edits.json"
-
-
 def build_federation(
     directory: Path,
     model: EditableModel,
@@ -113,10 +108,10 @@ def build_federation(
     )
     parties = tuple(map(federation.member, PARTIES))
     for party, own in zip(parties, dealt, strict=True):
-        edits_file(party).write_text(json.dumps(own, indent=1))
+        party.edits.write_text(json.dumps(own, indent=1))
     return DemoFederation(
         federation,
         parties,
         federation.member(AGGREGATOR_NAME),
-        tuple(load_edits(edits_file(party)) for party in parties),
+        tuple(load_edits(party.edits) for party in parties),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collabedit.api.federation import Member
-from collabedit.demo.federation import DemoFederation, edits_file
+from collabedit.demo.federation import DemoFederation
 from collabedit.errors import AcceptanceError
 
 PORT_SECONDS = 60.0
@@ -53,7 +53,7 @@ def join_command(
     """Return the arguments of a party."""
     return [
         *("party", "join", "--name", party.name, "--model", str(model)),
-        *("--covariance", str(covariance), "--edits", str(edits_file(party))),
+        *("--covariance", str(covariance), "--edits", str(party.edits)),
         *("--work", str(party.work), "--connect", f"127.0.0.1:{port}", "--json-logs"),
         *("--threads", str(party_threads(federation))),
         *_tls(party, federation),
