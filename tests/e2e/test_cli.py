@@ -628,6 +628,24 @@ def test_a_malformed_party_is_named(federation: Federation, tmp_path: Path) -> N
     assert_refused(run_here(*arguments), INPUT, "--party someone")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--party", f"Dogwood Court:{'1' * 64}:3", "party Dogwood Court: name: "),
+        ("--party", "dogwood:zz:3", "party dogwood: identity: "),
+        ("--party", f"dogwood:{'1' * 64}:0", "party dogwood: max_edits: "),
+        ("--aggregator", f"The Hub:{'1' * 64}", "aggregator The Hub: name: "),
+        ("--aggregator", "hub", "aggregator hub: identity: "),
+    ],
+)
+def test_a_member_that_no_plan_takes_is_named(
+    federation: Federation, tmp_path: Path, option: str, value: str, said: str
+) -> None:
+    arguments = [*plan_new(federation, out=tmp_path / "plan.toml"), option, value]
+    assert_refused(run_here(*arguments), INPUT, said)
+    assert not (tmp_path / "plan.toml").exists()
+
+
 def test_a_covariance_of_another_size_is_refused(federation: Federation, tmp_path: Path) -> None:
     from collabedit.party.editing.covariance import Covariance, load_covariance
 
@@ -794,6 +812,7 @@ def test_simulate_below_the_threshold_exits_with_the_protocols_code(
         (["--crash", "2:r3:2"], 3, ["a crash in sum 2", "only 2 sums"]),
         (["--crash", "2:r3:0", "--crash", "3:r3:1"], 3, ["--crash 3:r3:1", "one sum"]),
         (["--crash", "2:r3", "--crash", "2:r4"], 3, ["--crash 2:r4", "twice"]),
+        (["--acceptance", "--efficacy", "2"], 3, ["efficacy"]),
         ([], 2, ["at least 3"]),
         (["--schedule", "zigzag"], 3, ["--schedule"]),
         (["--covariance-weight", "-3"], 3, ["covariance_weight"]),

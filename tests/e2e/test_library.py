@@ -22,7 +22,7 @@ from collabedit import (
     SessionAbortedError,
     simulate,
 )
-from collabedit.errors import TransportError
+from collabedit.errors import PlanError, TransportError
 from collabedit.party.editing.updates import load_update
 from tests.support.tiny_models import build_tiny_model
 
@@ -156,6 +156,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_sent(model: Path, tmp_p
     federation = create(tmp_path / "federation", model)
     with pytest.raises(InputError, match="exists already"):
         create(tmp_path / "federation", model)
+    for rooms, said in (
+        ({"Alder Hospital": 1, "birch": 1, "cedar": 1}, "party Alder Hospital: name: "),
+        ({"alder": 0, "birch": 1, "cedar": 1}, "party alder: max_edits: "),
+    ):
+        with pytest.raises(PlanError, match=said):
+            Federation.create(tmp_path / "other", model, rooms, editor="ridge", target_steps=2)
+        assert not (tmp_path / "other").exists()
+    with pytest.raises(PlanError, match="party alder: max_edits: "):
+        simulate(model, {**EDITS, "alder": []}, editor="ridge", target_steps=2)
     alder = federation.party("alder")
     too_many = [*EDITS["alder"], *EDITS["birch"]]
     with pytest.raises(InputError, match="the edits of alder: 2 edits, the plan allows alder 1"):

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Self, Unpack
 from collabedit.api.aggregator import Aggregator
 from collabedit.api.credentials import Credentials
 from collabedit.api.party import Party
-from collabedit.api.proposing import PlanOptions, propose, read_covariance
+from collabedit.api.proposing import (
+    PlanOptions,
+    coordinator_entry,
+    party_entry,
+    propose,
+    read_covariance,
+)
 from collabedit.api.reporting import SILENT, Reporter
 from collabedit.crypto.certificates import Authority, create_authority, issue_certificate
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey, write_private
 from collabedit.errors import InputError
-from collabedit.federation import Coordinator
-from collabedit.federation import Party as Entry
 from collabedit.plan import Plan, load_plan
 
 if TYPE_CHECKING:
@@ -134,10 +138,10 @@ class Federation:
             name=name,
             model_name=model_name or "model",
             parties=[
-                Entry(name=party, identity=public[party], max_edits=room)
+                party_entry(party, identity=public[party], max_edits=room)
                 for party, room in parties.items()
             ],
-            aggregator=Coordinator(name=AGGREGATOR_NAME, identity=public[AGGREGATOR_NAME]),
+            aggregator=coordinator_entry(AGGREGATOR_NAME, identity=public[AGGREGATOR_NAME]),
             options=options,
         )
         directory.mkdir(parents=True)

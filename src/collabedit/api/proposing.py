@@ -52,6 +52,35 @@ def given_options(**options: object) -> PlanOptions:
     )
 
 
+def party_entry(name: str, *, identity: str, max_edits: int) -> Party:
+    """Return a party of a plan.
+
+    Args:
+        name: also the common name of its TLS certificate.
+        identity: Ed25519 public key, hex.
+        max_edits: how many edits it may bring, at least 1.
+
+    Raises:
+        PlanError: one of them is not of that form; names the party.
+    """
+    with plan_errors(f"party {name}"):
+        return Party(name=name, identity=identity, max_edits=max_edits)
+
+
+def coordinator_entry(name: str, *, identity: str) -> Coordinator:
+    """Return the aggregator of a plan.
+
+    Args:
+        name: also the common name of its TLS certificate.
+        identity: Ed25519 public key, hex.
+
+    Raises:
+        PlanError: one of them is not of that form; names the aggregator.
+    """
+    with plan_errors(f"aggregator {name}"):
+        return Coordinator(name=name, identity=identity)
+
+
 def default_layers(
     model: "EditableModel", covariance: "Covariance | None", *, editor: EditorName
 ) -> tuple[int, ...]:

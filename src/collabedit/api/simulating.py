@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from collabedit.acceptance import Acceptance, Vote, judge
 from collabedit.api.checks import check_ckks
-from collabedit.api.proposing import PlanOptions, propose, read_covariance
+from collabedit.api.proposing import (
+    PlanOptions,
+    coordinator_entry,
+    party_entry,
+    propose,
+    read_covariance,
+)
 from collabedit.api.recording import check_record, simulation_recorder
 from collabedit.api.reporting import SILENT, Reporter
 from collabedit.api.requests import Edits
 from collabedit.crypto.rng import SystemRandomness
 from collabedit.crypto.signing import SigningKey
 from collabedit.errors import InputError
-from collabedit.federation import Coordinator, Party
 from collabedit.ids import AGGREGATOR, LayerIndex, PartyId, TaskIndex
 from collabedit.party.edits import Edit, load_edits
 from collabedit.party.items import edit_items
@@ -130,10 +135,10 @@ def simulate(
         name="simulation",
         model_name=name,
         parties=[
-            Party(name=party, identity=public[PartyId(i)], max_edits=room * len(own))
+            party_entry(party, identity=public[PartyId(i)], max_edits=room * len(own))
             for i, (party, own) in enumerate(zip(edits, records, strict=True), 1)
         ],
-        aggregator=Coordinator(name="aggregator", identity=public[AGGREGATOR]),
+        aggregator=coordinator_entry("aggregator", identity=public[AGGREGATOR]),
         options=options,
     )
     crash_task = TaskIndex(0) if faults is None else faults.crash_task

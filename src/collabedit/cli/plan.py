@@ -10,7 +10,7 @@ from collabedit.accounting import check_claim
 from collabedit.api.checks import check_count
 from collabedit.api.credentials import read_identity
 from collabedit.api.places import check_place
-from collabedit.api.proposing import default_layers
+from collabedit.api.proposing import coordinator_entry, given_options, party_entry, propose
 from collabedit.cli.acceptance import (
     AcceptanceOption,
     DropOption,
@@ -43,10 +43,9 @@ from collabedit.cli.privacy import (
     describe_privacy,
 )
 from collabedit.crypto.graph import plan_neighbourhood
-from collabedit.crypto.rng import SystemRandomness
 from collabedit.editing import Editing, EditorName
 from collabedit.errors import InputError, PlanError
-from collabedit.federation import Coordinator, Party
+from collabedit.federation import Party
 from collabedit.ids import AGGREGATOR, TaskIndex
 from collabedit.memory import Memory
 from collabedit.overlap import Policy
@@ -55,8 +54,6 @@ from collabedit.proto.envelope import check_identities
 from collabedit.threat_model import maximum_corruptions
 
 if TYPE_CHECKING:
-    from collabedit.party.editing.covariance import Covariance
-    from collabedit.party.editing.model import EditableModel
     from collabedit.party.editing.proposal import OverlapWish
 
 OverlapOption: TypeAlias = Annotated[
@@ -85,7 +82,7 @@ def _party(text: str) -> Party:
     parts = text.split(":")
     if len(parts) != 3 or not parts[2].isdecimal():
         raise PlanError(f"--party {text}: must be NAME:IDENTITY:MAX_EDITS (`keys new` prints it)")
-    return Party(name=parts[0], identity=parts[1], max_edits=int(parts[2]))
+    return party_entry(parts[0], identity=parts[1], max_edits=int(parts[2]))
 
 
 @app.command("new")
@@ -165,7 +162,7 @@ def new(
     """Write a plan from a model, a covariance and the parties' public keys."""
     from collabedit.party.editing.covariance import load_covariance
     from collabedit.party.editing.model import load_model
-    from collabedit.party.editing.proposal import LENGTH_UNITS, propose_plan
+    from collabedit.party.editing.proposal import LENGTH_UNITS
     from collabedit.party.editing.updates import load_chain
 
     if out.exists():
@@ -196,29 +193,21 @@ def new(
     history = load_chain(previous or (), weights=f"sha256:{loaded.weights_digest()}")
     coordinator, _, identity = aggregator.partition(":")
     with plan_errors("the new plan"):
-        plan = propose_plan(
-            loaded,
-            moments,
-            name=name,
-            model_name=model.name,
-            parties=members,
-            aggregator=Coordinator(name=coordinator, identity=identity),
-            layers=choose_layers(layers, loaded, moments, editor=chosen_editor),
-            randomness=SystemRandomness(),
+        options = given_options(
+            layers=parse_layers(layers) if layers else None,
             editor=chosen_editor,
             covariance_weight=covariance_weight,
             nullspace_threshold=nullspace_threshold,
             l2=l2,
             shift=shift,
-            schedule="parallel" if schedule == "parallel" else "sequential",
-            statistics="dense" if statistics == "dense" else "sketch",
+            schedule=schedule,
+            statistics=statistics,
             backend=chosen_backend,
             skip_residual=skip_residual,
             timing=None if window is None else _patient(3600 * window),
             memory=_new_memory(memory, memory_weight),
             history=history,
             overlap=wish,
-            closed=closed,
             length_units=choose_length(
                 equal_lengths=equal_lengths, length_units=length_units, proposed=LENGTH_UNITS
             ),
@@ -230,6 +219,16 @@ def new(
                 perplexity_ratio=perplexity_ratio,
                 parties=len(party),
             ),
+        )
+        options["closed"] = closed
+        plan = propose(
+            loaded,
+            moments,
+            name=name,
+            model_name=model.name,
+            parties=members,
+            aggregator=coordinator_entry(coordinator, identity=identity),
+            options=options,
         )
         plan = add_privacy(plan, epsilon=epsilon, delta=delta, unit=privacy_unit, honest=honest)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -313,15 +312,6 @@ def parse_backend(text: str) -> BackendName:
             backend: BackendName = name
             return backend
     raise InputError(f"--backend {text}: must be one of {', '.join(get_args(BackendName))}")
-
-
-def choose_layers(
-    text: str | None, model: "EditableModel", covariance: "Covariance | None", *, editor: EditorName
-) -> tuple[int, ...]:
-    """Return the layers of `--layers`, else those of the covariance, else the published ones."""
-    if text:
-        return parse_layers(text)
-    return default_layers(model, covariance, editor=editor)
 
 
 def parse_overlap(

@@ -46,6 +46,7 @@ from collabedit.cli.plan import (
 from collabedit.cli.recording import RecordOption
 from collabedit.errors import InputError
 from collabedit.ids import PartyId, TaskIndex
+from collabedit.plan import plan_errors
 from collabedit.simulation import Faults
 from collabedit.threat_model import MINIMUM_PARTIES
 
@@ -142,38 +143,39 @@ def run(
         parties=len(edits), schedule=schedule, statistics=statistics, out=out, record=record
     )
     crashes, crash_task = _crashes(crash or [], len(edits))
-    options = given_options(
-        layers=parse_layers(layers) if layers else None,
-        editor=parse_editor(editor),
-        covariance_weight=covariance_weight,
-        nullspace_threshold=nullspace_threshold,
-        l2=l2,
-        shift=shift,
-        schedule="parallel" if schedule == "parallel" else "sequential",
-        statistics="dense" if statistics == "dense" else "sketch",
-        backend=parse_backend(backend),
-        overlap=parse_overlap(overlap, false_positive, paraphrases),
-        length_units=choose_length(
-            equal_lengths=equal_lengths, length_units=length_units, proposed=LENGTH_UNITS
-        ),
-        acceptance=choose_acceptance(
-            asked=acceptance,
-            votes=votes,
-            efficacy=efficacy,
-            neighbourhood_drop=neighbourhood_drop,
-            perplexity_ratio=perplexity_ratio,
-            parties=len(edits),
-        ),
-    )
-    options["closed"] = choose_closed(
-        open_sums=open_sums,
-        check_columns=check_columns,
-        check_tolerance=check_tolerance,
-        cover_edits=cover_edits,
-        min_edits=min_edits,
-        decoy_bound=decoy_bound,
-        equal_lengths=equal_lengths,
-    )
+    with plan_errors("the simulated plan"):
+        options = given_options(
+            layers=parse_layers(layers) if layers else None,
+            editor=parse_editor(editor),
+            covariance_weight=covariance_weight,
+            nullspace_threshold=nullspace_threshold,
+            l2=l2,
+            shift=shift,
+            schedule="parallel" if schedule == "parallel" else "sequential",
+            statistics="dense" if statistics == "dense" else "sketch",
+            backend=parse_backend(backend),
+            overlap=parse_overlap(overlap, false_positive, paraphrases),
+            length_units=choose_length(
+                equal_lengths=equal_lengths, length_units=length_units, proposed=LENGTH_UNITS
+            ),
+            acceptance=choose_acceptance(
+                asked=acceptance,
+                votes=votes,
+                efficacy=efficacy,
+                neighbourhood_drop=neighbourhood_drop,
+                perplexity_ratio=perplexity_ratio,
+                parties=len(edits),
+            ),
+        )
+        options["closed"] = choose_closed(
+            open_sums=open_sums,
+            check_columns=check_columns,
+            check_tolerance=check_tolerance,
+            cover_edits=cover_edits,
+            min_edits=min_edits,
+            decoy_bound=decoy_bound,
+            equal_lengths=equal_lengths,
+        )
     simulated = simulate(
         model,
         {f"party-{i}": path for i, path in enumerate(edits, 1)},
