@@ -18,9 +18,8 @@ from session_model import Task, memory, on_one_machine, phases
 from sessions import Setting
 from unit_costs import MIB, Costs, Shape
 
-from collabedit.crypto.certificates import create_authority, issue_certificate
+from collabedit.crypto.certificates import create_authority
 from collabedit.ids import PartyId
-from collabedit.party.client import ClientTls, GrpcChannel
 
 VALIDATED = (10, 25)
 HELD, STRAGGLER = 16e6, 1.6e6
@@ -31,17 +30,9 @@ HELD, STRAGGLER = 16e6, 1.6e6
 class HeldSetting(Setting):
     """A setting whose parties hold their uploads to a rate, the first one to a tenth of it."""
 
-    def channel(self, party: PartyId, port: int) -> GrpcChannel:
+    def rate_limit(self, party: PartyId) -> float | None:
         """See `Setting`."""
-        issued = issue_certificate(
-            self.authority, name=self.plan.party_name(party), hosts=[], lifetime_days=2
-        )
-        return GrpcChannel(
-            f"127.0.0.1:{port}",
-            tls=ClientTls(issued.certificate_pem, issued.key_pem, self.authority.certificate_pem),
-            server_name="aggregator",
-            rate_limit=STRAGGLER if party == 1 else HELD,
-        )
+        return STRAGGLER if party == 1 else HELD
 
 
 def held_session(parties: int) -> dict[str, object]:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from collabedit.errors import InputError
-from collabedit.ids import LayerIndex, TaskIndex
+from collabedit.ids import LayerIndex
 from collabedit.party.editing.apply import apply_update
 from collabedit.party.editing.editor import load_plan_model, start_weights
 from collabedit.party.editing.model import EditableModel
@@ -24,11 +24,10 @@ from collabedit.party.editing.updates import (
     move_other_update,
     save_updates,
 )
-from collabedit.party.member import SessionReport, TaskReport
-from collabedit.plan import Plan, format_digest
-from collabedit.proto.envelope import session_digest
+from collabedit.plan import Plan
 from collabedit.sketch import LowRankUpdate
 from tests.support.federations import build_federation
+from tests.support.saved_models import report
 
 BASE = build_federation(3).plan
 WEIGHTS = BASE.model.weights
@@ -39,20 +38,6 @@ def plan_after(previous: Sequence[str]) -> Plan:
     if previous:
         values["model"]["previous"] = list(previous)
     return Plan.model_validate(values)
-
-
-def report(plan: Plan, number: int) -> SessionReport:
-    """A finished session of two tasks."""
-    released = [bytes([number, task]) * 16 for task in range(2)]
-    identity = bytes([number]) * 32
-    return SessionReport(
-        identity.hex(),
-        tuple(
-            TaskReport(TaskIndex(task), (task,), (), "", format_digest(digest), 0.0, 0.0)
-            for task, digest in enumerate(released)
-        ),
-        format_digest(session_digest(plan.digest, identity, released)),
-    )
 
 
 def low_rank(number: int, shape: tuple[int, int] = (32, 48)) -> LowRankUpdate:
